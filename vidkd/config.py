@@ -1,0 +1,219 @@
+"""A run, described. One YAML file is one `Run`; its sections are frozen, closed and say what they allow.
+
+Reading a file, applying overrides and wording the mistakes is config_file.py.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from vidkd import methods, models, tasks
+from vidkd.methods._base import MethodSection
+from vidkd.optim import Optim
+from vidkd.section import Section, Span
+from vidkd.tasks._base import TaskSection
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class Degrade(Section):
+    """What makes a view worse than its source, applied in this order. Randomness is addressed, as everywhere."""
+
+    blur_sigma_px: float = Field(default=0.0, ge=0)  # Gaussian, at the view's size
+    downscale: float = Field(default=1.0, ge=1)  # area down by this factor and bilinear back up
+    noise_std: float = Field(default=0.0, ge=0, le=1)  # Gaussian, of the full range
+    salt_pepper: float = Field(default=0.0, ge=0, le=1)  # share of pixels, half white and half black
+    jpeg_quality: int | None = Field(default=None, ge=1, le=100)  # every frame through JPEG
+
+
+class ViewSpec(Section):
+    """How one network sees a clip: the same time span, crop window and flip as every other view of it."""
+
+    size_px: Count  # side of the square
+    frames: Count | None = None  # evenly spaced over the span; None: data.clip.frames
+    degrade: Degrade = Degrade()
+
+
+class Network(Section):
+    """A network of the zoo, its weights and what it sees."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    view: ViewSpec
+    weights: Path | None = None  # a .safetensors, a weights-only .pt, or a run directory
+    adapt: Literal["none", "inflate", "collapse"] = "none"  # how kernels of another temporal size are brought over
+    reset_head: bool = False  # take the weights of all but the head, whose class count may differ
+
+    @field_validator("name")
+    @classmethod
+    def _exists(cls, name: str) -> str:
+        if name not in models.zoo():
+            raise ValueError(models.unknown(name))
+        return name
+
+
+class Student(Network):
+    """The network that is trained: a student, or, where the run has no `teacher`, a teacher in the making."""
+
+
+class Cache(Section):
+    """The teacher's answers to `views` addressed augmentations of every clip, computed once and replayed."""
+
+    views: Count = 8
+    dtype: Literal["fp16", "fp32"] = "fp16"
+    dir: Path = Path("runs/cache")
+
+
+class Teacher(Network):
+    """A trained network: frozen, in eval mode, without gradient."""
+
+    allow_weak: bool = False  # go on although the preflight found it at or near chance
+    preflight_clips: int = Field(default=64, ge=0)  # labelled training clips scored before the first step; 0: none
+    cache: Cache | None = None
+
+
+class ClipSpec(Section):
+    """The time span of a clip: `frames` source frames, `stride` apart."""
+
+    frames: Count
+    stride: Count = 1
+
+
+class RandAugment(Section):
+    ops: Count = 2
+    magnitude: int = Field(default=9, ge=0, le=30)
+
+
+class Augment(Section):
+    """Training augmentation, drawn once a clip and shared by all its views."""
+
+    crop_scale: tuple[float, float] | None = (0.5, 1.0)  # share of the area, as RandomResizedCrop; None: centre crop
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    flip: Probability = 0.5
+    color_jitter: float = Field(
+        default=0.0, ge=0, le=1
+    )  # strength of brightness, contrast, saturation (hue a tenth of it)
+    randaugment: RandAugment | None = None
+    mixup_alpha: float = Field(default=0.0, ge=0)  # 0: off
+    cutmix_alpha: float = Field(default=0.0, ge=0)
+    mix_probability: Probability = 1.0  # of a batch, where either is on
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Augment":
+        for name in ("crop_scale", "crop_ratio"):
+            if (pair := getattr(self, name)) is not None and not 0 < pair[0] <= pair[1]:
+                raise ValueError(f"{name} {list(pair)} must be two positive numbers, the smaller one first")
+        if self.crop_scale is not None and self.crop_scale[1] > 1:
+            raise ValueError(f"crop_scale {list(self.crop_scale)}: a crop cannot be larger than the picture (1.0)")
+        return self
+
+
+class TestViews(Section):
+    """What evaluation sees of a video: `clips` spans spread over all of it, times `crops` windows (1 centre, 3 along
+    the longer side, 5 corners and centre), each of the short side."""
+
+    __test__ = False  # not a test, whatever pytest thinks
+
+    clips: Count = 1
+    crops: Literal[1, 3, 5] = 1
+
+
+class Data(Section):
+    root: Path  # a prepared data set (python -m data_prep)
+    split: str = "split1"
+    train: str = "train"
+    val: str | None = None  # a part of the same split, for choosing the best checkpoint
+    test: str = "test"
+    seed: int = Field(default=0, ge=0)  # addresses clips and augmentation; run.seed addresses weights and order
+    clip: ClipSpec
+    short: Literal["loop", "hold"] = "loop"  # a video shorter than the span repeats, or stands still on its last frame
+    augment: Augment = Augment()
+    test_views: TestViews = TestViews()
+    decoder: Literal["auto", "decord", "torchcodec", "pyav"] = "auto"
+    workers: int = Field(default=2, ge=0)
+    timeout_s: float = Field(default=120, gt=0)  # a loader worker silent for longer is an error
+    on_error: Literal["raise", "skip"] = "raise"  # an undecodable video in training
+    max_bad_fraction: Probability = 0.001  # with on_error: skip, more of an epoch than this stops the run
+
+
+class Train(Span):
+    """How long (`steps` or `epochs`) and in which portions."""
+
+    batch_size: Count  # clips a step, over all processes and accumulation
+    accumulate: Count = 1
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    ema: float | None = Field(
+        default=None, gt=0, lt=1
+    )  # decay of the averaged student, which is then what is evaluated
+    channels_last: bool = False
+    threads: Count | None = None  # CPU threads of torch; None: its own choice
+    processes: Count | None = None  # refuse to start on another number of processes
+    eval_every: Span | None = None  # on the val part; None: never before the end
+    eval_batch_size: Count | None = None  # views at a time; None: batch_size
+    save_every: Span = Span(steps=1000)
+    log_every_steps: Count = 10
+
+
+class Log(Section):
+    tensorboard: bool = False
+    wandb: Literal["off", "offline", "online"] = "off"
+    wandb_project: str = "vidkd"
+
+
+class Run(Section):
+    """One run: everything that decides its result, and where it goes."""
+
+    name: str
+    out: Path | None = None  # None: runs/<name>
+    seed: int = Field(default=0, ge=0)
+    task: SerializeAsAny[TaskSection]
+    data: Data
+    student: Student
+    teacher: Teacher | None = None
+    methods: tuple[SerializeAsAny[MethodSection], ...] = ()
+    optim: Optim
+    optim_methods: Optim | None = None  # for the parameters that methods own; None: as optim
+    train: Train
+    log: Log = Log()
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _task_from_its_file(cls, raw: Any) -> Any:
+        return _of_kind(tasks, raw)
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _methods_from_their_files(cls, raw: Any) -> Any:
+        return tuple(_of_kind(methods, r) for r in raw) if isinstance(raw, list | tuple) else raw
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> "Run":
+        if self.methods and self.teacher is None:
+            raise ValueError("methods need a teacher: add a teacher section, or remove methods")
+        if self.teacher is not None and not self.methods:
+            raise ValueError("a teacher without methods has nothing to say: add to methods, or remove teacher")
+        if self.train.batch_size % self.train.accumulate:
+            raise ValueError(
+                f"train.batch_size ({self.train.batch_size}) must be a multiple of "
+                f"train.accumulate ({self.train.accumulate})"
+            )
+        return self
+
+    @property
+    def out_dir(self) -> Path:
+        return self.out or Path("runs") / self.name
+
+    def views(self) -> dict[str, ViewSpec]:
+        """The views that the loader makes of a training clip."""
+        return {"student": self.student.view} | ({"teacher": self.teacher.view} if self.teacher else {})
+
+
+def _of_kind(folder: Any, raw: Any) -> Any:
+    """The section's own class, from the file that `kind` names."""
+    if isinstance(raw, dict):
+        if "kind" not in raw:
+            raise ValueError(f"kind is missing; there are: {', '.join(folder.names())}")
+        return folder.load(str(raw["kind"])).Config.model_validate(raw)
+    return raw

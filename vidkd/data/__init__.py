@@ -1,0 +1,1 @@
+"""Prepared videos to clips: the index, decoding, sampling, transforms and the loader."""

@@ -1,0 +1,189 @@
+"""A prepared data set on disk: a folder that holds
+
+    index.csv (or index.parquet)   one row a video, the columns below
+    classes.txt                    one class a line; the line's number is the label
+    dataset.json                   {"name", "horizontal_flip": "keeps_labels" | "changes_labels", ...}
+    provenance.json                how it was made (written by data_prep, read by people)
+
+`path` is relative to the folder. A column whose name starts with `split` holds "train", "val", "test" or nothing.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from vidkd.errors import DataError, one_of
+
+SCHEMA = {
+    "path": pa.string(),  # relative to the folder, "/" between parts
+    "bytes": pa.int64(),
+    "checksum": pa.string(),  # "sha256:<hex>" of the file
+    "frames": pa.int32(),  # decoded, not taken from the header
+    "fps": pa.float64(),
+    "width": pa.int32(),  # px
+    "height": pa.int32(),
+    "label": pa.string(),  # a line of classes.txt
+    "group": pa.string(),  # videos cut from one source share it; held-out parts keep groups whole
+    "status": pa.string(),  # "ok", "truncated", "unreadable", "refused"
+    "reason": pa.string(),  # why not ok
+}
+STATUSES = ("ok", "truncated", "unreadable", "refused")
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One row: one video."""
+
+    name: str  # the path in the index, without the suffix: unique
+    path: Path  # absolute
+    label: int
+    frames: int
+    fps: float
+    width: int
+    height: int
+    bytes: int
+    checksum: str
+
+
+class Part:
+    """The videos of one part of one split, addressed 0..N-1 in the order of the index. Columns, not a list of objects."""
+
+    def __init__(self, root: Path, table: pa.Table, labels: pa.Array) -> None:
+        self.root, self.table, self.labels = root, table, labels
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __getitem__(self, i: int) -> Clip:
+        row = {
+            name: self.table[name][i].as_py()
+            for name in ("path", "frames", "fps", "width", "height", "bytes", "checksum")
+        }
+        path = row.pop("path")
+        return Clip(name=str(Path(path).with_suffix("")), path=self.root / path, label=self.labels[i].as_py(), **row)
+
+    def names(self) -> list[str]:
+        return [str(Path(path).with_suffix("")) for path in self.table["path"].to_pylist()]
+
+    def column(self, name: str) -> list[Any]:
+        return self.table[name].to_pylist()
+
+
+@dataclass(frozen=True)
+class Index:
+    """A prepared data set."""
+
+    root: Path
+    table: pa.Table
+    classes: tuple[str, ...]
+    card: dict[str, Any]  # dataset.json
+
+    @property
+    def name(self) -> str:
+        return self.card["name"]
+
+    @property
+    def flip_changes_labels(self) -> bool:
+        return self.card["horizontal_flip"] == "changes_labels"
+
+    @cached_property
+    def splits(self) -> list[str]:
+        return [name for name in self.table.column_names if name.startswith("split")]
+
+    def part(self, split: str, part: str) -> Part:
+        """The videos whose column `split` says `part`. DataError if there are none, or if one of them is not ok."""
+        if split not in self.splits:
+            raise DataError(f"{self.root}: {one_of(split, self.splits, 'split')}")
+        rows = self.table.filter(pc.equal(self.table[split], part))
+        if not rows.num_rows:
+            parts = sorted(p for p in pc.unique(self.table[split]).to_pylist() if p)
+            raise DataError(
+                f"{self.root}: no video in part {part!r} of {split!r}; it has: {', '.join(parts) or 'nothing'}"
+            )
+        bad = rows.filter(pc.not_equal(rows["status"], "ok"))
+        if bad.num_rows:
+            first = bad.slice(0, 1).to_pylist()[0]
+            raise DataError(
+                f"{self.root}: {bad.num_rows} of {rows.num_rows} videos in part {part!r} of {split!r} are not ok; "
+                f"the first is {first['path']!r}: {first['status']}, {first['reason']}. "
+                "Mend or remove them, and prepare the data set again"
+            )
+        labels = pc.index_in(rows["label"].combine_chunks(), value_set=pa.array(self.classes))
+        return Part(self.root, rows, labels)
+
+
+def read(root: Path) -> Index:
+    """Read the prepared data set in the folder `root`; DataError says what is missing or wrong in it."""
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; it should be a prepared data set (python -m data_prep --help)")
+    card = _read_card(root / "dataset.json")
+    classes = tuple(_read_text(root / "classes.txt").splitlines())
+    if len(set(classes)) != len(classes) or not all(classes):
+        raise DataError(f"{root / 'classes.txt'}: class names must be unique and not empty")
+    table = _read_table(root)
+    if not table.num_rows:
+        raise DataError(f"{root}: the index has no rows; prepare the data set again")
+    if foreign := set(pc.unique(table["label"]).to_pylist()) - set(classes):
+        name = sorted(map(str, foreign))[0]
+        raise DataError(
+            f"{root}: {len(foreign)} label(s) are not in classes.txt: {one_of(name, list(classes)[:50], 'class')}"
+        )
+    if pc.count_distinct(table["path"]).as_py() != table.num_rows:
+        raise DataError(f"{root}: the index names some path twice")
+    return Index(root, table, classes, card)
+
+
+def write(root: Path, table: pa.Table, classes: tuple[str, ...], card: dict[str, Any]) -> None:
+    """Write index.csv, classes.txt and dataset.json into `root`, each whole or not at all, the index last."""
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+    (root / "dataset.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    partial = root / ".tmp-index.csv"
+    pyarrow.csv.write_csv(table, partial)
+    partial.replace(root / "index.csv")
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    flip = card.get("horizontal_flip") if isinstance(card, dict) else None
+    if not isinstance(card, dict) or "name" not in card or flip not in ("keeps_labels", "changes_labels"):
+        raise DataError(f'{path}: must hold "name" and "horizontal_flip": "keeps_labels" or "changes_labels"')
+    return card
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); prepare the data set again") from None
+
+
+def _read_table(root: Path) -> pa.Table:
+    csv, parquet = root / "index.csv", root / "index.parquet"
+    path = csv if csv.exists() else parquet
+    if not path.exists():
+        raise DataError(f"{root}: holds neither index.csv nor index.parquet; prepare it with python -m data_prep")
+    try:
+        if path == parquet:
+            table = pyarrow.parquet.read_table(path)
+        else:
+            # Every column is read as what the schema says: a group "007" stays a string.
+            header = pyarrow.csv.open_csv(path).schema.names
+            types = {name: SCHEMA.get(name, pa.string()) for name in header}
+            options = pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=False)
+            parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+            table = pyarrow.csv.read_csv(path, convert_options=options, parse_options=parse)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    if missing := [name for name in SCHEMA if name not in table.column_names]:
+        raise DataError(f"{path}: lacks the column(s) {', '.join(missing)}")
+    return table

@@ -1,0 +1,74 @@
+"""The collectives this package needs. With one process each of them is the identity."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def mean_over_ranks(terms: dict[str, Tensor]) -> dict[str, float]:
+    """The mean of each scalar over the processes: one collective and one device sync for all of them."""
+    stacked = torch.stack([term.detach().float() for term in terms.values()])
+    if world_size() > 1:
+        dist.all_reduce(stacked)
+        stacked /= world_size()
+    return dict(zip(terms, stacked.tolist(), strict=True))
+
+
+def any_rank(flag: bool, device: torch.device | None = None) -> bool:
+    """Whether `flag` is true on at least one process; every process gets the same answer."""
+    if world_size() == 1:
+        return flag
+    shared = torch.tensor(int(flag), device=device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return bool(shared)
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """`value` of every process, in the order of ranks, on every process."""
+    if world_size() == 1:
+        return [value]
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, value)
+    return parts
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def gather_with_grad(x: Tensor) -> Tensor:
+    """[B_rank, ...] -> [B_all, ...], so that a loss over pairs sees every pair of the global batch.
+
+    The gradient is that of the single-process loss once DDP has averaged it (see `_Gather.backward`).
+    Every process must hold the same B_rank.
+    """
+    return _Gather.apply(x) if world_size() > 1 else x  # pyright: ignore[reportReturnType]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        del ctx
+        parts = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        del ctx
+        # Every process holds the same loss of the whole batch, and DDP averages gradients over processes:
+        # this sum over processes restores what that average divides away.
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.chunk(world_size())[rank()]

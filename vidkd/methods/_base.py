@@ -1,0 +1,49 @@
+"""What every method shares: almost nothing."""
+
+from typing import Generic, TypeVar
+
+from torch import Tensor, nn
+
+from vidkd.section import Weighted
+from vidkd.taps import Tapped
+from vidkd.types import ClipBatch, View
+
+
+class MethodSection(Weighted):
+    """The keys every entry of `methods:` has; each method's own Config adds to them."""
+
+    kind: str
+
+
+C = TypeVar("C", bound=MethodSection)
+
+
+class BaseMethod(nn.Module, Generic[C]):
+    """Subclass; build your adaptors in `__init__`; return your named, unweighted terms from `forward`."""
+
+    stochastic = False  # True if forward draws random numbers: the exact-equality tests then skip it
+    needs_input = False  # True if forward reads the teacher's `video`: a cache of logits alone is then refused
+
+    def __init__(self, config: C, student: Tapped, teacher: Tapped, num_classes: int) -> None:
+        """`student.taps` and `teacher.taps` say how many channels each tap has, to size the adaptors.
+
+        Keep no reference to either network: what this module holds, the optimiser trains.
+        """
+        super().__init__()
+        del student, teacher
+        self.config = config
+        self.num_classes = num_classes
+
+    def forward(self, batch: ClipBatch, student: View, teacher: View) -> dict[str, Tensor]:
+        """Named scalars, unweighted. Fully in the graph of the student, never in the teacher's."""
+        raise NotImplementedError
+
+    def teacher_taps(self) -> list[str]:
+        """The teacher's taps that forward reads; they are what a teacher cache must hold."""
+        return []
+
+    def learns(self, name: str, step: int) -> bool:
+        """Whether the parameter `name` ("student...." or "methods.0....") is trained at `step`. A function of the
+        step, so a method that trains its parts in turn needs no state, no second loop and no second pass."""
+        del name, step
+        return True

@@ -1,0 +1,53 @@
+"""Networks by name, each with its taps, its input and its head.
+
+A family file holds `NETWORKS`: name -> a function (num_classes, **options) -> Tapped. Its keyword arguments are the
+`options:` a configuration may give. Every network offers the taps early, middle and late.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from vidkd import registry
+from vidkd.errors import ConfigError, one_of
+from vidkd.taps import Tapped
+
+Maker = Callable[..., Tapped]
+
+
+@cache
+def zoo() -> dict[str, Maker]:
+    """Every network of every family file in this folder."""
+    found: dict[str, Maker] = {}
+    for family in registry.names(Path(__file__).parent):
+        found |= getattr(import_module(f"{__name__}.{family}"), "NETWORKS", {})
+    return found
+
+
+def names() -> list[str]:
+    return sorted(zoo())
+
+
+def unknown(name: str) -> str:
+    """The sentence for a network that the zoo does not have."""
+    return one_of(name, names(), "network")
+
+
+def build(name: str, num_classes: int, **options: Any) -> Tapped:
+    """The network `name` with random weights and `num_classes` outputs.
+
+    ConfigError for an unknown name, an option it does not have, or a package that it needs and that is not installed.
+    """
+    if name not in zoo():
+        raise ConfigError(unknown(name))
+    maker = zoo()[name]
+    allowed = [p for p in inspect.signature(maker).parameters if p != "num_classes"]
+    for option in options:
+        if option not in allowed:
+            raise ConfigError(
+                f"{name}: {one_of(option, allowed, 'option') if allowed else f'it has no options, so no {option!r}'}"
+            )
+    return maker(num_classes, **options)

@@ -1,0 +1,176 @@
+"""Read intermediate activations out of any network, by name, without editing it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vidkd.errors import ConfigError, one_of
+from vidkd.types import View
+
+ToGrid = Callable[[Any], Tensor]  # what a submodule returned -> a tensor with the tap's axes
+
+
+def as_is(output: Tensor) -> Tensor:
+    """[B, C, T, H, W]: convolutional networks."""
+    return output
+
+
+def channels_last(output: Tensor) -> Tensor:
+    """[B, T, H, W, C]: Video Swin."""
+    return output.movedim(-1, 1)
+
+
+def class_token_and_grid(output: tuple[Tensor, tuple[int, int, int]]) -> Tensor:
+    """([B, 1 + T*H*W, C], (T, H, W)): MViT. The class token is dropped."""
+    tokens, (t, h, w) = output
+    return tokens[:, 1:].transpose(1, 2).unflatten(2, (t, h, w))
+
+
+def pathway(index: int) -> ToGrid:
+    """[slow, fast]: SlowFast; `index` picks one."""
+    return lambda outputs: outputs[index]
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """One place to listen: what the submodule at `path` returns, brought to `axes`."""
+
+    path: str
+    channels: int
+    to_grid: ToGrid = as_is
+    axes: str = "BCTHW"
+
+
+class Taps(dict[str, Tap]):
+    """The taps a network offers; asking for one it does not is a mistake in the configuration."""
+
+    def __init__(self, network: str, taps: dict[str, Tap]) -> None:
+        super().__init__(taps)
+        self.network = network
+
+    def __missing__(self, name: str) -> Tap:
+        raise ConfigError(f"{self.network}: {one_of(name, list(self), 'tap')}")
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What a network was made to see: its normalisation travels with it, and so do its limits."""
+
+    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)  # RGB in 0..1
+    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    frames: int | None = None  # the only clip length it takes; None: any from min_frames on
+    size_px: int | None = None  # the only side it takes; None: any from min_size_px on
+    min_frames: int = 1
+    min_size_px: int = 1
+    frames_multiple: int = 1
+
+    def check(self, network: str, frames: int, size_px: int) -> None:
+        """ConfigError if the network cannot take clips of `frames` frames and `size_px` pixels a side."""
+        wrong = []
+        if self.frames is not None and frames != self.frames:
+            wrong.append(f"takes {self.frames} frames, not {frames}")
+        if self.size_px is not None and size_px != self.size_px:
+            wrong.append(f"takes {self.size_px} px a side, not {size_px}")
+        if frames < self.min_frames:
+            wrong.append(f"needs at least {self.min_frames} frames, not {frames}")
+        if frames % self.frames_multiple:
+            wrong.append(f"needs a multiple of {self.frames_multiple} frames, not {frames}")
+        if size_px < self.min_size_px:
+            wrong.append(f"needs at least {self.min_size_px} px a side, not {size_px}")
+        if wrong:
+            raise ConfigError(f"{network} {'; '.join(wrong)}")
+
+
+class Tapped(nn.Module):
+    """A network, its input normalisation and the taps on it; its forward returns a `View`.
+
+    `head` is the path of the last layer (the one whose size is the class count) inside `net`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, net: nn.Module, taps: dict[str, Tap], input: Input, head: str) -> None:
+        super().__init__()
+        self.name, self.net, self.taps, self.input, self.head = name, net, Taps(name, taps), input, head
+        self.register_buffer("mean", torch.tensor(input.mean).view(1, 3, 1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(input.std).view(1, 3, 1, 1, 1), persistent=False)
+        self._seen: dict[str, Tensor] = {}
+        self._listening = True
+        for tap_name, tap in taps.items():
+            submodule(net, f"tap {tap_name!r}", tap.path).register_forward_hook(self._listener(tap_name, tap))
+
+    def _listener(self, name: str, tap: Tap) -> Callable[..., None]:
+        def listen(_module: nn.Module, _args: Any, output: Any) -> None:
+            if not self._listening:
+                return
+            grid = tap.to_grid(output)
+            if grid.ndim != len(tap.axes) or grid.shape[1] != tap.channels:
+                expected = ", ".join(tap.axes).replace("C", str(tap.channels))
+                raise ValueError(f"tap {name!r} at {tap.path!r}: expected [{expected}], got {tuple(grid.shape)}")
+            self._seen[name] = grid
+
+        return listen
+
+    def normalise(self, video: Tensor) -> Tensor:
+        """[B, 3, T, H, W], uint8 in 0..255 or float in 0..1 -> float, standardised per channel as the network expects."""
+        if video.dtype == torch.uint8:
+            video = video.to(self.mean.dtype) / 255
+        return (video - self.mean) / self.std
+
+    def forward(self, video: Tensor) -> View:
+        """video [B, 3, T, H, W], not yet normalised -> logits [B, K], the taps and the normalised input."""
+        video = self.normalise(video)
+        logits = self.net(video)
+        seen, self._seen = self._seen, {}
+        return View(logits, seen, video)
+
+    def num_classes(self) -> int:
+        """K, read off the head's weight."""
+        weight = submodule(self.net, "head", self.head).weight
+        assert isinstance(weight, Tensor)
+        return weight.shape[0]
+
+
+class Frozen(nn.Module):
+    """A teacher: never trained, and never in train mode whatever its owner is told."""
+
+    def __init__(self, tapped: Tapped) -> None:
+        super().__init__()
+        self.tapped = tapped.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Frozen":
+        del mode
+        return super().train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Frozen":
+        del requires_grad
+        return super().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, video: Tensor) -> View:
+        return self.tapped(video)
+
+
+@contextmanager
+def held(module: nn.Module) -> Iterator[None]:
+    """Inside, gradients flow through `module` to its inputs but not into its parameters."""
+    flags = [(p, p.requires_grad) for p in module.parameters()]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def submodule(net: nn.Module, what: str, path: str) -> nn.Module:
+    """The submodule of `net` at the dotted `path`; ConfigError, with a did-you-mean, if there is none."""
+    modules = dict(net.named_modules())
+    if path not in modules:
+        raise ConfigError(f"{what}: {one_of(path, [m for m in modules if m.count('.') <= 2], 'submodule')}")
+    return modules[path]
