@@ -92,9 +92,7 @@ class Augment(Section):
     crop_scale: tuple[float, float] | None = (0.5, 1.0)  # share of the area, as RandomResizedCrop; None: centre crop
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
     flip: Probability = 0.5
-    color_jitter: float = Field(
-        default=0.0, ge=0, le=1
-    )  # strength of brightness, contrast, saturation (hue a tenth of it)
+    color_jitter: float = Field(default=0.0, ge=0, le=1)  # of brightness, contrast, saturation; hue a tenth
     randaugment: RandAugment | None = None
     mixup_alpha: float = Field(default=0.0, ge=0)  # 0: off
     cutmix_alpha: float = Field(default=0.0, ge=0)
@@ -144,9 +142,7 @@ class Train(Span):
     batch_size: Count  # clips a step, over all processes and accumulation
     accumulate: Count = 1
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    ema: float | None = Field(
-        default=None, gt=0, lt=1
-    )  # decay of the averaged student, which is then what is evaluated
+    ema: float | None = Field(default=None, gt=0, lt=1)  # decay of the averaged student: that is then evaluated
     channels_last: bool = False
     threads: Count | None = None  # CPU threads of torch; None: its own choice
     processes: Count | None = None  # refuse to start on another number of processes

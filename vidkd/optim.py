@@ -1,4 +1,4 @@
-"""Optimisers and learning rates. A learning rate is a function of the step: there is no scheduler to save or to step."""
+"""Optimisers and learning rates. A learning rate is a function of the step: there is no scheduler to save."""
 
 import math
 from collections.abc import Iterable

@@ -117,7 +117,7 @@ class Tapped(nn.Module):
         return listen
 
     def normalise(self, video: Tensor) -> Tensor:
-        """[B, 3, T, H, W], uint8 in 0..255 or float in 0..1 -> float, standardised per channel as the network expects."""
+        """[B, 3, T, H, W], uint8 in 0..255 or float in 0..1 -> float, standardised per channel for this network."""
         if video.dtype == torch.uint8:
             video = video.to(self.mean.dtype) / 255
         return (video - self.mean) / self.std

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
 from vidkd.errors import DataError, one_of
+
+pc: Any = pyarrow.compute  # its functions are made at import time, where no type checker sees them
 
 SCHEMA = {
     "path": pa.string(),  # relative to the folder, "/" between parts
@@ -53,7 +55,7 @@ class Clip:
 
 
 class Part:
-    """The videos of one part of one split, addressed 0..N-1 in the order of the index. Columns, not a list of objects."""
+    """The videos of one part of one split, addressed 0..N-1 in the order of the index, kept as columns."""
 
     def __init__(self, root: Path, table: pa.Table, labels: pa.Array) -> None:
         self.root, self.table, self.labels = root, table, labels
