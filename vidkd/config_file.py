@@ -32,8 +32,13 @@ def parse(raw: dict[str, Any], source: str) -> Run:
     try:
         return Run.model_validate(raw)
     except ValidationError as error:
-        lines = "\n".join(f"  {line}" for line in dict.fromkeys(_explain(e) for e in error.errors()))
-        raise ConfigError(f"{source}: {error.error_count()} mistake(s)\n{lines}") from None
+        raise ConfigError(explain(error, source, Run)) from None
+
+
+def explain(error: ValidationError, source: str, root: type[Section]) -> str:
+    """Every mistake that validating a `root` section found, a line each."""
+    lines = list(dict.fromkeys(_explain(e, root) for e in error.errors()))
+    return "\n".join([f"{source}: {len(lines)} mistake(s)", *(f"  {line}" for line in lines)])
 
 
 def dump(section: Section) -> str:
@@ -97,10 +102,10 @@ def _position(items: list[Any], part: str, key: str) -> int:
     return int(part)
 
 
-def _explain(error: Mapping[str, Any]) -> str:
+def _explain(error: Mapping[str, Any], root: type[Section]) -> str:
     where = ".".join(map(str, error["loc"])) or "(the whole file)"
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), _keys_beside(error["loc"]), n=1)
+        near = difflib.get_close_matches(str(error["loc"][-1]), _keys_beside(error["loc"], root), n=1)
         return f"{where}: no such key" + (f"; did you mean {near[0]!r}?" if near else "")
     if error["type"] == "missing":
         return f"{where}: is missing"
@@ -109,9 +114,9 @@ def _explain(error: Mapping[str, Any]) -> str:
     return f"{where}: {text}" + ("" if isinstance(given, dict | list | Section) else f" (got {given!r})")
 
 
-def _keys_beside(loc: tuple[Any, ...]) -> list[str]:
+def _keys_beside(loc: tuple[Any, ...], root: type[Section]) -> list[str]:
     """The keys known where `loc` stands; for a section of a task or a method, those of every kind of it."""
-    here: list[type[Section]] = [Run]
+    here: list[type[Section]] = [root]
     for part in loc[:-1]:
         fields = [kind.model_fields[part].annotation for kind in here if part in kind.model_fields]
         if fields:

@@ -1,5 +1,7 @@
 """The two mistakes a person can mend. Every command prints them in one piece, without a traceback, and exits with 2."""
 
+import difflib
+
 
 class VidkdError(ValueError):
     """Something outside the program is wrong: the message names it, says what was wrong and what would be right."""
@@ -15,8 +17,6 @@ class DataError(VidkdError):
 
 def one_of(name: str, allowed: list[str], what: str) -> str:
     """The sentence for an unknown name: what it is not, what it may have meant, what there is."""
-    import difflib
-
     near = difflib.get_close_matches(name, allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"no {what} {name!r}{hint} There are: {', '.join(sorted(allowed))}"

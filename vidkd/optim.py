@@ -73,9 +73,7 @@ def optimizer(optim: Optim, named: Iterable[tuple[str, nn.Parameter]]) -> torch.
     for prefix in optim.lr_scale:
         if not any(name.startswith(prefix) for name in names):
             tops = sorted({".".join(name.split(".")[:2]) for name in names})
-            raise ConfigError(
-                f"lr_scale names {prefix!r}, but no parameter starts so; they start with: {', '.join(tops)}"
-            )
+            raise ConfigError(f"lr_scale: no parameter starts with {prefix!r}; they start with: {', '.join(tops)}")
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         prefixes = [p for p in optim.lr_scale if name.startswith(p)]

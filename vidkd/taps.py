@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -102,19 +103,18 @@ class Tapped(nn.Module):
         self._seen: dict[str, Tensor] = {}
         self._listening = True
         for tap_name, tap in taps.items():
-            submodule(net, f"tap {tap_name!r}", tap.path).register_forward_hook(self._listener(tap_name, tap))
+            # a partial of a bound method, not a closure: a deep copy (an EMA) then listens for itself
+            listen = partial(self._listen, tap_name, tap)
+            submodule(net, f"tap {tap_name!r}", tap.path).register_forward_hook(listen)
 
-    def _listener(self, name: str, tap: Tap) -> Callable[..., None]:
-        def listen(_module: nn.Module, _args: Any, output: Any) -> None:
-            if not self._listening:
-                return
-            grid = tap.to_grid(output)
-            if grid.ndim != len(tap.axes) or grid.shape[1] != tap.channels:
-                expected = ", ".join(tap.axes).replace("C", str(tap.channels))
-                raise ValueError(f"tap {name!r} at {tap.path!r}: expected [{expected}], got {tuple(grid.shape)}")
-            self._seen[name] = grid
-
-        return listen
+    def _listen(self, name: str, tap: Tap, _module: nn.Module, _args: Any, output: Any) -> None:
+        if not self._listening:
+            return
+        grid = tap.to_grid(output)
+        if grid.ndim != len(tap.axes) or grid.shape[1] != tap.channels:
+            expected = ", ".join(tap.axes).replace("C", str(tap.channels))
+            raise ValueError(f"tap {name!r} at {tap.path!r}: expected [{expected}], got {tuple(grid.shape)}")
+        self._seen[name] = grid
 
     def normalise(self, video: Tensor) -> Tensor:
         """[B, 3, T, H, W], uint8 in 0..255 or float in 0..1 -> float, standardised per channel for this network."""

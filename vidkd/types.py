@@ -18,6 +18,9 @@ class ClipBatch:
     label: Tensor  # [B] int64
     clip: tuple[str, ...]  # B names, unique in the index
     target: Tensor | None = None  # [B, K] soft labels, where mixup or CutMix made some
+    address: Tensor | None = (
+        None  # [B, 2] int64, (address epoch, position in the part): what a teacher cache is keyed by
+    )
     extra: dict[str, Tensor] = field(default_factory=dict)  # what a task adds: "saliency": [B, T, H, W] in 0..1
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@
 `path` is relative to the folder. A column whose name starts with `split` holds "train", "val", "test" or nothing.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -99,6 +100,13 @@ class Index:
     def splits(self) -> list[str]:
         return [name for name in self.table.column_names if name.startswith("split")]
 
+    def checksum(self) -> str:
+        """sha256 of the index and the classes: equal for equal videos, labels and splits."""
+        digest = hashlib.sha256()
+        for path in (_table_path(self.root), self.root / "classes.txt"):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
     def part(self, split: str, part: str) -> Part:
         """The videos whose column `split` says `part`. DataError if there are none, or if one of them is not ok."""
         if split not in self.splits:
@@ -169,13 +177,17 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror}); prepare the data set again") from None
 
 
+def _table_path(root: Path) -> Path:
+    csv = root / "index.csv"
+    return csv if csv.exists() else root / "index.parquet"
+
+
 def _read_table(root: Path) -> pa.Table:
-    csv, parquet = root / "index.csv", root / "index.parquet"
-    path = csv if csv.exists() else parquet
+    path = _table_path(root)
     if not path.exists():
         raise DataError(f"{root}: holds neither index.csv nor index.parquet; prepare it with python -m data_prep")
     try:
-        if path == parquet:
+        if path.suffix == ".parquet":
             table = pyarrow.parquet.read_table(path)
         else:
             # Every column is read as what the schema says: a group "007" stays a string.

@@ -47,7 +47,6 @@ def build(name: str, num_classes: int, **options: Any) -> Tapped:
     allowed = [p for p in inspect.signature(maker).parameters if p != "num_classes"]
     for option in options:
         if option not in allowed:
-            raise ConfigError(
-                f"{name}: {one_of(option, allowed, 'option') if allowed else f'it has no options, so no {option!r}'}"
-            )
+            hint = one_of(option, allowed, "option") if allowed else f"no option {option!r}; it has none"
+            raise ConfigError(f"{name}: {hint}")
     return maker(num_classes, **options)

@@ -1,0 +1,115 @@
+"""Student, teacher and methods, joined; the one place where loss terms are weighed."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from vidkd import methods, models, tasks
+from vidkd.config import Network, Run
+from vidkd.errors import ConfigError, one_of
+from vidkd.methods._base import BaseMethod
+from vidkd.models import weights
+from vidkd.taps import Frozen, Tapped
+from vidkd.tasks._base import BaseTask
+from vidkd.types import ClipBatch, View
+
+Terms = dict[str, Tensor]
+
+
+class Trainee(nn.Module):
+    """All that learns, behind the one `forward` that DDP can see. The teacher stays outside."""
+
+    def __init__(self, student: Tapped, methods: Sequence[BaseMethod]) -> None:
+        super().__init__()
+        self.student = student
+        self.methods = nn.ModuleList(methods)
+        self.keys = method_keys([method.config.kind for method in methods])
+
+    def forward(self, batch: ClipBatch, teacher: View | None) -> tuple[View, Terms]:
+        """The student's view, and every method's terms, unweighted, as `<method>/<term>`."""
+        student = self.student(batch.seen_by("student"))
+        terms: Terms = {}
+        for key, method in zip(self.keys, self.methods, strict=True):
+            assert teacher is not None
+            terms |= {f"{key}/{name}": term for name, term in method(batch, student, teacher).items()}
+        return student, terms
+
+    def learns(self, name: str, step: int) -> bool:
+        """Whether every method lets the parameter `name` learn at `step`."""
+        return all(method.learns(name, step) for method in self.methods if isinstance(method, BaseMethod))
+
+    def takes_turns(self) -> bool:
+        """Whether any method trains its parts in turn."""
+        return any(type(method).learns is not BaseMethod.learns for method in self.methods)
+
+
+def method_keys(kinds: Sequence[str]) -> list[str]:
+    """What prefixes each method's terms: the last part of its kind, numbered from the second one of a kind on."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for kind in (k.rsplit(".", 1)[-1] for k in kinds):
+        seen[kind] += 1
+        keys.append(kind if seen[kind] == 1 else f"{kind}_{seen[kind]}")
+    return keys
+
+
+def build_network(section: Network, num_classes: int, frames: int) -> tuple[Tapped, weights.Account | None]:
+    """The network that `section` describes with its weights, and the account of how they were loaded.
+
+    `frames` is data.clip.frames, the clip length where the view does not say its own.
+    """
+    network = models.build(section.name, num_classes, **section.options)
+    network.input.check(section.name, section.view.frames or frames, section.view.size_px)
+    if section.weights is None:
+        return network, None
+    return network, weights.load(network, section.weights, section.adapt, section.reset_head)
+
+
+def build_task(run: Run, classes: tuple[str, ...]) -> BaseTask:
+    return tasks.load(run.task.kind).Task(run.task, classes)
+
+
+def build_methods(run: Run, student: Tapped, teacher: Tapped | None, num_classes: int) -> list[BaseMethod]:
+    if teacher is None:
+        return []
+    return [methods.load(m.kind).Method(m, student, teacher, num_classes) for m in run.methods]
+
+
+def build(run: Run, num_classes: int) -> tuple[Trainee, Frozen | None, list[str]]:
+    """Trainee, teacher (None in a run without one) and what there is to say about the weights that were loaded."""
+    accounts = []
+
+    def made(who: str, section: Network) -> Tapped:
+        network, account = build_network(section, num_classes, run.data.clip.frames)
+        if account is not None:
+            accounts.append(f"{who} {section.name}: {account}")
+        return network
+
+    student = made("student", run.student)
+    teacher = made("teacher", run.teacher) if run.teacher else None
+    trainee = Trainee(student, build_methods(run, student, teacher, num_classes))
+    return trainee, Frozen(teacher) if teacher else None, accounts
+
+
+def losses(run: Run, step: int, supervised: Terms, distilled: Terms) -> Terms:
+    """Every term, unweighted, and `total`, their sum by the weights of `step`.
+
+    ConfigError for a weight that names no term; it lists the terms.
+    """
+    total = 0.0
+    sections = [("task", run.task, supervised, "")]
+    keys = method_keys([m.kind for m in run.methods])
+    for i, (key, section) in enumerate(zip(keys, run.methods, strict=True)):
+        sections.append((f"methods.{i}", section, distilled, f"{key}/"))
+    for where, section, terms, prefix in sections:
+        own = {name.removeprefix(prefix): term for name, term in terms.items() if name.startswith(prefix)}
+        for name in section.weights:
+            if name not in own:
+                raise ConfigError(f"{where}.weights: {one_of(name, list(own), 'loss term')}")
+        for name, term in own.items():
+            if weight := section.weight(name, step):
+                total = total + weight * term
+    if not isinstance(total, Tensor):
+        raise ConfigError("every loss term has weight 0 at this step: nothing would be learned")
+    return {**supervised, **distilled, "total": total}

@@ -1,0 +1,73 @@
+"""A teacher that is wrong is noticed before the first step, not after the last."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from vidkd.config import Run
+from vidkd.data import clips
+from vidkd.data.index import Part
+from vidkd.errors import ConfigError, DataError
+from vidkd.export import read_card
+from vidkd.metrics import wilson
+from vidkd.taps import Frozen
+
+CHANCE_FACTOR = 1.5  # a teacher whose interval reaches down to this many times chance has not shown that it knows more
+
+
+def check_teacher(run: Run, teacher: Frozen, part: Part, num_classes: int, device: torch.device) -> str:
+    """Score the teacher on labelled training clips through this very loader; what was found, in one sentence.
+
+    ConfigError, unless teacher.allow_weak, if its accuracy is at or near chance, or if its weights were made for
+    another normalisation or clip length. DataError if it answers with something that is not a number.
+    """
+    assert run.teacher is not None
+    complaints = _differences(run, teacher)
+    n = min(run.teacher.preflight_clips, len(part))
+    verdict = "the teacher was not scored (teacher.preflight_clips: 0)"
+    if n:
+        right = sum(int((logits.argmax(1) == label).sum()) for logits, label in _answers(run, teacher, part, n, device))
+        low, high = wilson(right, n)
+        verdict = (
+            f"the teacher is right on {right} of {n} training clips "
+            f"({right / n:.1%}, 95 % interval {low:.1%} to {high:.1%}; chance {1 / num_classes:.1%})"
+        )
+        if low <= CHANCE_FACTOR / num_classes:
+            complaints.append(f"{verdict}: that is at or near chance")
+    if complaints and not run.teacher.allow_weak:
+        raise ConfigError(
+            "the teacher does not look fit to teach: " + "; ".join(complaints) + ". Check teacher.weights, its view "
+            "and data.clip; teacher.allow_weak=true goes on all the same"
+        )
+    return "; ".join([verdict, *complaints])
+
+
+def _answers(run: Run, teacher: Frozen, part: Part, n: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    positions = [int(i) for i in torch.linspace(0, len(part) - 1, n).round()]  # over all of the part, so all classes
+    size = run.train.eval_batch_size or run.train.batch_size
+    portions = [[(0, i) for i in positions[j : j + size]] for j in range(0, n, size)]
+    views = {"teacher": run.views()["teacher"]}
+    answers = []
+    for batch in clips.train_loader(part, run.data, views, portions, run.seed):
+        logits = teacher(batch.seen_by("teacher").to(device)).logits.float().cpu()
+        if not torch.isfinite(logits).all():
+            raise DataError(f"teacher {teacher.tapped.name}: its logits are not finite on {', '.join(batch.clip)}")
+        answers.append((logits, batch.label))
+    return answers
+
+
+def _differences(run: Run, teacher: Frozen) -> list[str]:
+    """Where the run shows the teacher something else than it was trained on, as far as its weights say."""
+    assert run.teacher is not None
+    card = read_card(run.teacher.weights) if run.teacher.weights else {}
+    said = []
+    for name in ("mean", "std"):
+        declared = card.get("input", {}).get(name)
+        ours = getattr(teacher.tapped.input, name)
+        if declared and any(not math.isclose(a, b, abs_tol=1e-4) for a, b in zip(declared, ours, strict=True)):
+            said.append(f"its weights were made for input {name} {declared}, this run gives {list(ours)}")
+    frames = run.teacher.view.frames or run.data.clip.frames
+    if (declared := card.get("frames")) and declared != frames:
+        said.append(f"its weights were made for clips of {declared} frames, this run shows {frames}")
+    return said

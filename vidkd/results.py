@@ -1,0 +1,90 @@
+"""Evaluate a student, and its teacher beside it, and write what a person and a program can use."""
+
+import json
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import torch
+
+from vidkd import checkpoint, evaluation
+from vidkd.config import Run
+from vidkd.data.index import Index
+from vidkd.distributed import rank
+from vidkd.models import cost
+from vidkd.taps import Frozen, Tapped
+from vidkd.tasks._base import BaseTask, Scored
+
+
+def evaluate(
+    run: Run, index: Index, part_name: str, task: BaseTask, student: Tapped, teacher: Frozen | None, out: Path
+) -> dict[str, Any]:
+    """Score `part_name`, write results.json and the predictions into `out`, and return the results.
+
+    A teacher that was scored under the very same protocol before is not run again: its predictions are in the
+    folder that its weights came from.
+    """
+    device = next(student.parameters()).device
+    part = index.part(run.data.split, part_name)
+    networks = {"student": student} | ({"teacher": teacher} if teacher else {})
+    scores = evaluation.score(networks, task, run, part, device, progress=f"scoring {part_name}")
+    results: dict[str, Any] = {"name": run.name, "seed": run.seed}
+    for who in networks:
+        section = run.student if who == "student" else run.teacher
+        assert section is not None
+        network = student if who == "student" else teacher.tapped  # pyright: ignore[reportOptionalMemberAccess]
+        results[who] = task.results(scores[who]) | {
+            "protocol": evaluation.protocol(run, index, part_name, section, len(scores[who].ids)),
+            "cost": measure(network, section.view.frames or run.data.clip.frames, section.view.size_px),
+        }
+    if teacher is not None:
+        results["agreement"] = task.agreement(scores["student"], scores["teacher"])
+    results["environment"] = evaluation.environment()
+    if rank() == 0:
+        for who in networks:
+            write_predictions(out / f"{who}_predictions.csv", task, scores[who])
+        checkpoint.write_atomic(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+    return results
+
+
+def write_predictions(path: Path, task: BaseTask, scored: Scored) -> None:
+    """One row a video, as the task says; CSV that spreadsheets and `vidkd.score` read."""
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(pa.table(task.predictions(scored)), sink)
+    checkpoint.write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def measure(network: Tapped, frames: int, size_px: int, batch: int = 8, rounds: int = 5) -> dict[str, Any]:
+    """Parameters, GMACs of one clip, and the clips/s of the bare network on this machine (median of `rounds`)."""
+    device = next(network.parameters()).device
+    video = torch.zeros(batch, 3, frames, size_px, size_px, dtype=torch.uint8, device=device)
+    seconds = []
+    network.eval()
+    with torch.no_grad():
+        for _ in range(rounds + 1):  # the first one warms up
+            started = time.perf_counter()
+            network(video)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+    return {
+        "parameters": cost.parameters(network.net),
+        "gmacs": cost.gmacs(network, frames, size_px),
+        "clips_per_s": batch / median(seconds[1:]),
+        "clips_per_s_is": f"network alone, batch {batch}, {torch.get_num_threads()} thread(s), {device.type}",
+    }
+
+
+def one_line(figures: dict[str, Any]) -> str:
+    """The protocol line: what was got, on what, how."""
+    p, cost = figures["protocol"], figures["cost"]
+    low, high = figures["top1_interval"]
+    return (
+        f"top-1 {figures['top1']:.1%} (95 % {low:.1%} to {high:.1%}), {p['network']}, {p['data_set']} {p['split']} "
+        f"{p['part']} {p['coverage']['scored']}/{p['coverage']['expected']} videos, {p['frames']}x{p['stride']} frames "
+        f"at {p['size_px']} px, {p['clips']}x{p['crops']} views; {cost['parameters']:,} parameters, "
+        f"{cost['gmacs']:.2f} GMACs, {cost['clips_per_s']:.1f} clips/s"
+    )

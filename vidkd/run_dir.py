@@ -1,0 +1,89 @@
+"""A run's folder: whose it is, whether it is finished, and that only one process group writes to it."""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import IO, Any
+
+from vidkd import checkpoint, config_file
+from vidkd.config import Run
+from vidkd.errors import ConfigError, DataError
+
+# What may differ between two starts of one run: it decides how fast and how loudly, not what.
+FREE = ("out", "log", "train.processes", "train.threads", "train.log_every_steps", "train.save_every",
+        "train.accumulate", "data.workers", "data.timeout_s")  # fmt: skip
+
+
+def claim(run: Run, resume: str) -> IO[str]:
+    """Make `run.out_dir` this run's, and lock it; keep what is returned open for as long as the run lasts.
+
+    `resume`: "auto" goes on from what is there; "never" deletes an earlier run's checkpoints and results first.
+    ConfigError if the folder is another configuration's, cannot be written, or is in use.
+    """
+    out = run.out_dir
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror}); choose another folder with out=...") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        raise ConfigError(f"{out}: in use by {lock.read().strip() or 'another process'}") from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+    if resume == "never":
+        _clear(out)
+    elif (out / "config.yaml").exists():
+        _same_run(run, out)
+    elif any(path.name != ".lock" for path in out.iterdir()):
+        raise ConfigError(f"{out}: holds files that are not a run's; choose another folder with out=...")
+    for stale in out.glob("**/.tmp-*"):
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    checkpoint.write_atomic(out / "config.yaml", config_file.dump(run).encode())
+    return lock
+
+
+def finished(out: Path) -> dict[str, Any] | None:
+    """The results of a run that came to its end; None while it has not."""
+    path = out / "results.json"
+    if not path.exists() or not (out / "student.safetensors").exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+
+
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """`key: this != that` for every value in which two configurations differ, but for those in FREE."""
+    if path in FREE or a == b:
+        return []
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(a.keys() | b.keys())
+        return [d for key in keys for d in differences(a.get(key), b.get(key), f"{path}.{key}" if path else key)]
+    return [f"{path}: {b!r} there, {a!r} here"]
+
+
+def _same_run(run: Run, out: Path) -> None:
+    there = config_file.load(out / "config.yaml").model_dump(mode="json")
+    if found := differences(run.model_dump(mode="json"), there):
+        listing = "\n  ".join(found)
+        raise ConfigError(
+            f"{out}: holds a run of another configuration:\n  {listing}\n"
+            "Choose another folder with out=..., or --resume never to delete that run and start anew"
+        )
+
+
+def _clear(out: Path) -> None:
+    for name in ("checkpoints", "tensorboard", "wandb"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("config.yaml", "metrics.jsonl", "results.json", "student.safetensors", "MODEL_CARD.md", "classes.txt"):
+        (out / name).unlink(missing_ok=True)
+    for path in out.glob("*predictions.*"):
+        path.unlink()

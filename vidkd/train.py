@@ -1,0 +1,113 @@
+"""accelerate launch -m vidkd.train CONFIG [KEY=VALUE ...] [--resume auto|never] [--print-config]
+
+Train the `student` of CONFIG, with its `teacher` and `methods` if it has them, evaluate it, and leave in runs/<name>:
+student.safetensors, config.yaml, MODEL_CARD.md, results.json, predictions and metrics.jsonl. The same command again
+goes on where it stopped.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vidkd import (
+    cli,
+    config_file,
+    distiller,
+    distributed,
+    export,
+    preflight,
+    results,
+    run_dir,
+    teacher_cache,
+    trained,
+    trainer,
+)
+from vidkd.config import Run
+from vidkd.data import clips, index
+from vidkd.errors import ConfigError
+from vidkd.log import Log
+from vidkd.section import in_steps
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="vidkd.train", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("config", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument(
+        "--resume", choices=("auto", "never"), default="auto", help="never: delete an earlier run first"
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
+    args = parser.parse_intermixed_args(argv)
+    run = config_file.load(args.config, args.overrides)
+    if args.print_config:
+        print(config_file.dump(run), end="")
+        return 0
+    print(summary(train(run, args.resume)))
+    return 0
+
+
+def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, Any]:
+    """The whole run; its results. `stop` ends the training after that step without evaluating, as a kill would."""
+    if run.train.threads:
+        torch.set_num_threads(run.train.threads)
+    accelerator = trained.make_accelerator(run)
+    data_set = index.read(run.data.root)
+    clips.check(data_set, run)
+    part = data_set.part(run.data.split, run.data.train)
+    data_set.part(run.data.split, run.data.test)  # that it exists is known before the training, not after
+    val = data_set.part(run.data.split, run.data.val) if run.data.val else None
+    if len(part) < run.train.batch_size:
+        raise ConfigError(f"train.batch_size {run.train.batch_size} is more than the {len(part)} training videos")
+    run = in_steps(run, len(part) // run.train.batch_size)
+
+    lock = run_dir.claim(run, resume) if accelerator.is_main_process else None
+    distributed.barrier()
+    if (done := run_dir.finished(run.out_dir)) and stop is None:
+        return done
+    torch.manual_seed(run.seed)
+    trainee, teacher, accounts = distiller.build(run, len(data_set.classes))
+    task = distiller.build_task(run, data_set.classes)
+    log = Log(run, run.out_dir, accelerator.is_main_process)
+    for account in accounts:
+        log.say(account)
+    guide: Any = teacher
+    if teacher is not None:
+        teacher.to(accelerator.device)
+        log.say(preflight.check_teacher(run, teacher, part, len(data_set.classes), accelerator.device))
+        if run.teacher and run.teacher.cache:
+            teacher_cache.check(run, list(trainee.methods))
+            guide = teacher_cache.open_cache(run, data_set, part, teacher, accelerator.device)
+    started = time.perf_counter()
+    state = trainer.train(run, accelerator, trainee, guide, task, part, val, log, stop)
+    log.close()
+    if stop is not None:
+        return {}
+    student = state.student()
+    if state.best:
+        student.load_state_dict(state.best)
+    outcome = results.evaluate(run, data_set, run.data.test, task, student, teacher, run.out_dir)
+    outcome["training_s"] = time.perf_counter() - started
+    if accelerator.is_main_process:
+        export.save_student(run.out_dir, student, run, data_set.classes, outcome)
+    distributed.barrier()
+    del lock
+    return outcome
+
+
+def summary(outcome: dict[str, Any]) -> str:
+    """What a person wants to read at the end."""
+    lines = [f"{outcome['name']}, seed {outcome['seed']}:"]
+    for who in ("student", "teacher"):
+        if who in outcome:
+            lines.append(f"  {who:8}{results.one_line(outcome[who])}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_main(main, sys.argv[1:]))
