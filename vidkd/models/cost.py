@@ -1,0 +1,64 @@
+"""What a network costs and how large its taps are, found on torch's meta device: shapes flow, nothing is computed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from vidkd.errors import ConfigError
+from vidkd.taps import Tapped
+from vidkd.types import View
+
+
+def parameters(net: nn.Module) -> int:
+    """How many numbers `net` can learn; batch statistics are none of them."""
+    return sum(p.numel() for p in net.parameters())
+
+
+def gmacs(tapped: Tapped, frames: int, size_px: int) -> float:
+    """1e9 multiply-adds of convolutions, linear layers and matrix products, for one clip.
+
+    Normalisation, activations, pooling and biases count nothing, as is the custom.
+    """
+    with FlopCounterMode(display=False) as counter:
+        _dry_run(tapped, frames, size_px)
+    return counter.get_total_flops() / 2 / 1e9
+
+
+def tap_shapes(tapped: Tapped, frames: int, size_px: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every tap without its batch: [C, T, H, W] for most."""
+    return {name: tuple(tap.shape[1:]) for name, tap in _dry_run(tapped, frames, size_px).taps.items()}
+
+
+def _dry_run(tapped: Tapped, frames: int, size_px: int) -> View:
+    """One clip through the network on the meta device, in evaluation mode; the network itself is left as it was.
+
+    ConfigError if it cannot take such a clip.
+    """
+    tapped.input.check(tapped.name, frames, size_px)
+    state: dict[str, Tensor] = {
+        name: torch.empty_like(tensor, device="meta")
+        for tensors in (tapped.named_parameters(), tapped.named_buffers())
+        for name, tensor in tensors
+    }
+    clip = torch.empty(1, 3, frames, size_px, size_px, device="meta", dtype=tapped.mean.dtype)
+    try:
+        with torch.no_grad(), _evaluating(tapped):
+            return functional_call(tapped, state, (clip,))
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:  # what layers raise for sizes
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"{tapped.name} cannot take {frames} frames of {size_px} px: {reason}") from error
+
+
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    was = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in was:
+            module.training = training
