@@ -1,0 +1,234 @@
+"""Clips, addressed: which clips make a step, and how each is augmented, follow from numbers in the configuration alone.
+
+Nothing is consumed: workers, ranks, interruptions and what was seen before change nothing.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from vidkd.config import Data, Run, ViewSpec
+from vidkd.data import sampling, transforms
+from vidkd.data.decode import open_video
+from vidkd.data.index import Clip, Index, Part
+from vidkd.data.loading import Bad, Item, Key, Loader
+from vidkd.errors import ConfigError, DataError
+
+MAX_BYTES_AT_ONCE = 256 << 20  # of decoded frames, in a test video with many views
+REPLACEMENTS = 10  # tried for one unreadable video, before it is an error after all
+
+
+def mixed_seed(*address: int) -> int:
+    """A seed of 63 bits that differs, as good as surely, for every address."""
+    digest = hashlib.blake2b(",".join(map(str, address)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(*address: int) -> torch.Generator:
+    """A generator (on the CPU) for one address: the same numbers whenever and wherever it is asked for."""
+    return torch.Generator().manual_seed(mixed_seed(*address))
+
+
+class StepSampler(Sampler[list[Key]]):
+    """For each micro-step in first..last-1, this rank's [(epoch, position), ...].
+
+    Ranks take interleaved slices of one global batch, so the clips of a step do not depend on how many there are.
+    An epoch is a permutation of the part; its tail that does not fill a batch is dropped.
+    """
+
+    def __init__(
+        self, size: int, micro_batch_global: int, seed: int, first: int, last: int, rank: int, world: int
+    ) -> None:
+        if micro_batch_global % world:
+            near = [n for n in (micro_batch_global // world * world, -(-micro_batch_global // world) * world) if n]
+            raise ConfigError(
+                f"{micro_batch_global} clips at a time (train.batch_size / train.accumulate) cannot be shared by "
+                f"{world} processes; {' or '.join(map(str, near))} can"
+            )
+        if micro_batch_global > size:
+            raise ConfigError(
+                f"{micro_batch_global} clips at a time (train.batch_size / train.accumulate) are more than the "
+                f"{size} videos there are"
+            )
+        self.size, self.batch, self.seed = size, micro_batch_global, seed
+        self.first, self.last, self.rank, self.world = first, last, rank, world
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order, of_epoch = torch.empty(0), -1
+        for step in range(self.first, self.last):
+            epoch, position = divmod(step, self.size // self.batch)
+            if epoch != of_epoch:
+                order, of_epoch = permutation(self.size, self.seed, epoch), epoch
+            batch = order[position * self.batch : (position + 1) * self.batch]
+            yield [(epoch, i) for i in batch[self.rank :: self.world].tolist()]
+
+    def __len__(self) -> int:
+        return max(self.last - self.first, 0)
+
+
+def permutation(size: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch."""
+    return torch.randperm(size, generator=generator(seed, epoch))
+
+
+class TrainClips:
+    """(epoch, i) -> one augmented clip of video i, as every network sees it.
+
+    What the views share is addressed by (data.seed, address epoch, i), where the address epoch is the epoch, modulo
+    `addresses` where a teacher cache replays that many. A view's own noise is addressed by (run_seed, epoch, i), except
+    the teacher's, which must be replayable too.
+    """
+
+    def __init__(
+        self, part: Part, data: Data, views: dict[str, ViewSpec], run_seed: int, addresses: int | None = None
+    ) -> None:
+        self.part, self.data, self.views = part, data, views
+        self.run_seed, self.addresses = run_seed, addresses
+
+    def load(self, key: Key) -> Item:
+        """DataError if the video is unreadable; with on_error: skip, another one in its place, and said so."""
+        try:
+            return self.clip(*key)
+        except DataError as error:
+            if self.data.on_error == "raise":
+                raise
+            return self._replacement(*key, str(error))
+
+    def clip(self, epoch: int, i: int) -> Item:
+        """The clip of video `i` in `epoch`."""
+        data, spec = self.data, self.data.clip
+        address = (epoch % self.addresses if self.addresses else epoch, i)
+        rng = generator(data.seed, *address)
+        video = self.part[i]
+        start = sampling.train_start(video.frames, sampling.span(spec), rng)
+        indices = sampling.indices(start, spec, video.frames, data.short)
+        wanted = {name: sampling.subsample(indices, view.frames or spec.frames) for name, view in self.views.items()}
+        frames, place = read(video, {i for indices in wanted.values() for i in indices}, data)
+        drawn = transforms.draw(data.augment, frames.shape[2], frames.shape[3], rng)
+        made = {}
+        for name, view in self.views.items():
+            seed = (data.seed, *address) if name == "teacher" else (self.run_seed, epoch, i)
+            seen = transforms.augmented(frames[[place[j] for j in wanted[name]]], drawn, view.size_px)
+            seen = transforms.degrade(seen, view.degrade, generator(*seed, _number(name)))
+            made[name] = seen.transpose(0, 1)[None]
+        return Item(made, video.label, video.name, address)
+
+    def _replacement(self, epoch: int, i: int, reason: str) -> Item:
+        """A clip of another video: which one is addressed too."""
+        rng = generator(self.data.seed, epoch, i, _number("replacement"))
+        for _ in range(REPLACEMENTS):
+            j = int(torch.randint(len(self.part), (), generator=rng))
+            if j == i:
+                continue
+            try:
+                item = self.clip(epoch, j)
+            except DataError:
+                continue
+            bad = Bad(epoch, self.part[i].name, reason, used=item.name)
+            return Item(item.views, item.label, item.name, item.address, bad)
+        raise DataError(f"{reason}\nand {REPLACEMENTS} videos tried in its place could not be read either")
+
+
+class TestClips:
+    """(0, i) -> all V = clips x crops views of video i, clip by clip; nothing random but a view's noise."""
+
+    __test__ = False  # not a test, whatever pytest thinks
+
+    def __init__(self, part: Part, data: Data, views: dict[str, ViewSpec]) -> None:
+        self.part, self.data, self.views = part, data, views
+
+    def load(self, key: Key) -> Item:
+        """DataError if the video is unreadable."""
+        data, spec, video = self.data, self.data.clip, self.part[key[1]]
+        starts = sampling.test_starts(video.frames, sampling.span(spec), data.test_views.clips)
+        spans = [sampling.indices(start, spec, video.frames, data.short) for start in starts]
+        needed = {i for span in spans for i in span}
+        made: dict[str, list[Tensor]] = {name: [] for name in self.views}
+        together = len(needed) * 3 * video.width * video.height <= MAX_BYTES_AT_ONCE
+        frames, place = read(video, needed, data) if together else (torch.empty(0), {})
+        for k, span in enumerate(spans):
+            if not together:
+                frames, place = read(video, set(span), data)
+            for crop, window in enumerate(
+                transforms.test_windows(frames.shape[2], frames.shape[3], data.test_views.crops)
+            ):
+                for name, view in self.views.items():
+                    wanted = [place[i] for i in sampling.subsample(span, view.frames or spec.frames)]
+                    seen = transforms.augmented(frames[wanted], transforms.Drawn(window), view.size_px)
+                    rng = generator(data.seed, key[1], k, crop, _number(name))
+                    made[name].append(transforms.degrade(seen, view.degrade, rng).transpose(0, 1))
+        return Item({name: torch.stack(v) for name, v in made.items()}, video.label, video.name, key)
+
+
+def read(video: Clip, indices: Iterable[int], data: Data) -> tuple[Tensor, dict[int, int]]:
+    """The frames [n, 3, H, W] of the video, and where in them each index is. DataError if it is not what it was."""
+    try:
+        size = video.path.stat().st_size
+    except OSError as error:
+        raise DataError(
+            f"{video.path}: cannot be read ({error.strerror}); it is in the index of the data set"
+        ) from None
+    if size != video.bytes:
+        raise DataError(
+            f"{video.path}: has {size} bytes, the index says {video.bytes}: it was cut short or changed since it was "
+            "prepared; prepare the data set again"
+        )
+    wanted = sorted(indices)
+    with open_video(video.path, data.decoder) as opened:
+        return opened.get(wanted), {index: place for place, index in enumerate(wanted)}
+
+
+def train_loader(
+    part: Part,
+    data: Data,
+    views: dict[str, ViewSpec],
+    sampler: Iterable[list[Key]],
+    run_seed: int,
+    addresses: int | None = None,
+) -> Loader:
+    """Batches of augmented clips, one for each list of (epoch, position) that `sampler` yields."""
+    return Loader(
+        TrainClips(part, data, views, run_seed, addresses),
+        sampler,
+        workers=data.workers,
+        timeout_s=data.timeout_s,
+        generator=generator(run_seed),
+        allowed=data.max_bad_fraction * len(part),
+    )
+
+
+def test_loader(
+    part: Part, data: Data, views: dict[str, ViewSpec], videos_per_batch: int, rank: int, world: int
+) -> Loader:
+    """All test views of this rank's videos (position % world == rank), each exactly once and whole in one batch."""
+    mine = [(0, i) for i in range(rank, len(part), world)]
+    batches = [mine[i : i + videos_per_batch] for i in range(0, len(mine), videos_per_batch)]
+    return Loader(
+        TestClips(part, data, views),
+        batches,
+        workers=min(data.workers, len(batches)),
+        timeout_s=data.timeout_s,
+        generator=generator(data.seed),
+    )
+
+
+def check(index: Index, run: Run) -> None:
+    """ConfigError if `run` would show `index` in a way that changes its labels, or more frames than it reads."""
+    if index.flip_changes_labels and run.data.augment.flip > 0:
+        raise ConfigError(
+            f"data.augment.flip is {run.data.augment.flip}, but a mirrored {index.name} clip may belong to another "
+            "class (dataset.json: horizontal_flip: changes_labels): set data.augment.flip=0"
+        )
+    for name, view in run.views().items():
+        if view.frames is not None and view.frames > run.data.clip.frames:
+            raise ConfigError(
+                f"{name}.view.frames is {view.frames}, more than the {run.data.clip.frames} of data.clip.frames"
+            )
+
+
+def _number(name: str) -> int:
+    return zlib.crc32(name.encode())

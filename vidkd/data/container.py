@@ -1,0 +1,170 @@
+"""What a file says about itself, read before any decoder touches it: its kind, by its first bytes, and its size.
+
+A decoder believes what it finds: a text playlist named .avi makes it open other files, and a header may ask for more
+memory than there is. Only regular files of known kinds within the limits below get as far as a decoder.
+"""
+
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+from vidkd.errors import DataError
+
+MAX_PIXELS = 4096 * 4096
+MAX_FRAMES = 2_000_000  # 18 hours at 30 frames a second
+MAX_MOOV_BYTES = 256 << 20
+KINDS = "MP4/MOV, Matroska/WebM, AVI, MPEG-TS, MPEG-PS, ASF/WMV, FLV and Ogg"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is known before decoding; 0 where the container does not say."""
+
+    kind: str  # as ffmpeg names its demuxer: mov, matroska, avi, mpegts, mpeg, asf, flv, ogg
+    codec: str = ""  # of an MP4's first video track: avc1, hvc1, vp09, mp4v, ...
+    width: int = 0  # px
+    height: int = 0
+    frames: int = 0
+    plain: bool = False  # an MP4 whose frames are stored in the order they are shown, and all of them are shown
+
+
+def inspect(path: Path) -> Header:
+    """The header of the video file `path`; DataError if it is no regular file, no video, or beyond the limits."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path}: not a regular file")
+        with path.open("rb") as file:
+            kind = sniff(file.read(1024))
+            if not kind:
+                size = "it is empty" if not status.st_size else "its first bytes are of no video container"
+                raise DataError(f"{path}: not a video ({size}); there are readers for {KINDS}")
+            header = _mp4_header(path, file, status.st_size) if kind == "mov" else Header(kind)
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path}: cannot be read ({reason})") from None
+    check_size(path, header.width, header.height, header.frames)
+    return header
+
+
+def sniff(head: bytes) -> str:
+    """The container that starts with the bytes `head`, as ffmpeg names its demuxer; "" for anything else."""
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"):
+        return "mov"
+    if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"AVIX"):
+        return "avi"
+    starts = {b"\x1a\x45\xdf\xa3": "matroska", b"\x30\x26\xb2\x75": "asf", b"FLV\x01": "flv", b"OggS": "ogg"}
+    if head[:4] in starts:
+        return starts[head[:4]]
+    if head[:4] == b"\x00\x00\x01\xba":
+        return "mpeg"
+    for first, packet in ((0, 188), (4, 192)):  # a sync byte at the start of every packet
+        if len(head) > first + 3 * packet and all(head[first + k * packet] == 0x47 for k in range(4)):
+            return "mpegts"
+    return ""
+
+
+def check_size(path: Path, width: int, height: int, frames: int) -> None:
+    """DataError if decoding this would take more memory or time than any training video should."""
+    if width * height > MAX_PIXELS or frames > MAX_FRAMES:
+        raise DataError(
+            f"{path}: {width}x{height} px, {frames} frames: the limits are {MAX_PIXELS} px a frame and "
+            f"{MAX_FRAMES} frames. Make it smaller or cut it first"
+        )
+
+
+# MP4 is a tree of boxes: [size: 4 bytes][type: 4 bytes][content].
+
+
+def _mp4_header(path: Path, file: BinaryIO, file_bytes: int) -> Header:
+    moov = _find_moov(file, file_bytes)
+    if moov is None:
+        _broken(path, "it has no moov box: it was cut short, or never finished")
+    try:
+        return _read_moov(moov)
+    except (struct.error, IndexError, KeyError) as error:
+        _broken(path, f"its moov box is damaged ({error!r})")
+
+
+def _broken(path: Path, why: str) -> NoReturn:
+    raise DataError(f"{path}: cannot be decoded: {why}; get the file again")
+
+
+def _find_moov(file: BinaryIO, file_bytes: int) -> bytes | None:
+    at = 0
+    while at + 8 <= file_bytes:
+        file.seek(at)
+        head = file.read(16)
+        size, kind = struct.unpack(">I4s", head[:8])
+        header = 8
+        if size == 1 and len(head) == 16:
+            size, header = struct.unpack(">Q", head[8:])[0], 16
+        elif size == 0:
+            size = file_bytes - at
+        if size < header:
+            return None
+        if kind == b"moov":
+            if size > MAX_MOOV_BYTES or at + size > file_bytes:
+                return None
+            file.seek(at + header)
+            return file.read(size - header)
+        at += size
+    return None
+
+
+def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 0
+    while at + 8 <= len(content):
+        size, kind = struct.unpack_from(">I4s", content, at)
+        header = 8
+        if size == 1:
+            size, header = struct.unpack_from(">Q", content, at + 8)[0], 16
+        elif size == 0:
+            size = len(content) - at
+        if size < header:
+            return
+        yield kind, content[at + header : at + size]
+        at += size
+
+
+def _read_moov(moov: bytes) -> Header:
+    boxes = dict(_boxes(moov))
+    for kind, content in _boxes(moov):
+        if kind != b"trak":
+            continue
+        track = dict(_boxes(content))
+        media = dict(_boxes(track[b"mdia"]))
+        if media[b"hdlr"][8:12] != b"vide":
+            continue
+        table = dict(_boxes(dict(_boxes(media[b"minf"]))[b"stbl"]))
+        entry = table[b"stsd"][8:]
+        width, height = struct.unpack_from(">HH", entry, 32)
+        frames = struct.unpack_from(">I", table[b"stsz"], 8)[0] if b"stsz" in table else 0
+        plain = b"ctts" not in table and b"mvex" not in boxes and _shows_everything(boxes, track, media, frames)
+        return Header("mov", entry[4:8].decode("latin-1"), width, height, frames, plain)
+    return Header("mov")
+
+
+def _shows_everything(movie: dict[bytes, bytes], track: dict[bytes, bytes], media: dict[bytes, bytes], n: int) -> bool:
+    """Whether the track's edit list, if it has one, shows all `n` frames from the first to the last."""
+    if b"edts" not in track:
+        return True
+    edits = dict(_boxes(track[b"edts"])).get(b"elst", b"")
+    count = struct.unpack_from(">I", edits, 4)[0]
+    if count != 1:
+        return count == 0
+    shown, first = struct.unpack_from(">Qq" if edits[0] else ">Ii", edits, 8)
+    movie_rate, _ = _clock(movie[b"mvhd"])
+    media_rate, duration = _clock(media[b"mdhd"])
+    frame_s = duration / media_rate / max(n, 1)
+    return first == 0 and (not shown or shown / movie_rate > duration / media_rate - frame_s / 2)
+
+
+def _clock(box: bytes) -> tuple[int, int]:
+    """(ticks a second, duration in ticks) of an mvhd or mdhd box."""
+    return struct.unpack_from(">IQ", box, 20) if box[0] else struct.unpack_from(">II", box, 12)

@@ -1,0 +1,192 @@
+"""The loader around the clips: workers that survive signals, and mistakes that arrive as one sentence.
+
+Workers are forked: decoders do not hang in a forked child (measured, decord, PyAV and torchcodec alike), the index is
+shared instead of copied, and a worker starts in milliseconds, not in the seconds that importing torch takes.
+"""
+
+import multiprocessing
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.sharedctypes import RawArray
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from vidkd.data.index import Part
+from vidkd.errors import DataError
+from vidkd.types import ClipBatch
+
+Key = tuple[int, int]  # (epoch, position in the part)
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A video that could not be read, and the one that was taken instead, if any."""
+
+    epoch: int
+    name: str
+    reason: str  # names the file
+    used: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One video as each network sees it."""
+
+    views: dict[str, Tensor]  # network -> [V, 3, T, H, W] uint8
+    label: int
+    name: str
+    address: Key  # (address epoch, position in the part)
+    bad: Bad | None = None  # the video that should have been here
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What travels from a worker: a batch, or why there is none."""
+
+    batch: ClipBatch | None
+    bad: tuple[Bad, ...]
+
+    def pin_memory(self) -> "Loaded":
+        if self.batch is None:
+            return self
+        views = {name: video.pin_memory() for name, video in self.batch.views.items()}
+        return replace(self, batch=replace(self.batch, views=views))
+
+
+class Source(Protocol):
+    """A set of addressed clips."""
+
+    part: Part
+
+    def load(self, key: Key) -> Item:
+        """DataError if the video cannot be read."""
+        ...
+
+
+class Watched(Dataset[Item | Bad]):
+    """The clips of `source`; while a worker reads one, `busy` says which."""
+
+    def __init__(self, source: Source, workers: int) -> None:
+        self.source = source
+        self.busy = RawArray("q", [-1] * max(workers, 1))  # worker -> position in the part, -1 when it reads nothing
+
+    def __getitem__(self, key: Key) -> Item | Bad:
+        worker = get_worker_info()
+        me = worker.id if worker else 0
+        self.busy[me] = key[1]
+        try:
+            return self.source.load(key)
+        except DataError as error:
+            return Bad(key[0], self.source.part[key[1]].name, str(error))
+        finally:
+            self.busy[me] = -1
+
+
+class Loader(DataLoader[Any]):
+    """Yields `ClipBatch`es of the clips of `source`, in the order of `keys`: one list of keys a batch.
+
+    A video that cannot be read is a DataError here, in this process. Those that the source replaced are in `replaced`;
+    more than `allowed` of them in one epoch are a DataError too. A batch whose worker is silent for `timeout_s` is a
+    DataError that names the clips being read.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        keys: Iterable[list[Key]],
+        *,
+        workers: int,
+        timeout_s: float,
+        generator: torch.Generator,
+        allowed: float = 0.0,
+    ) -> None:
+        methods = multiprocessing.get_all_start_methods()
+        self.watched = Watched(source, workers)
+        super().__init__(
+            self.watched,
+            batch_sampler=keys,  # pyright: ignore[reportArgumentType]
+            collate_fn=collate,
+            num_workers=workers,
+            timeout=timeout_s if workers else 0,
+            worker_init_fn=_start_worker,
+            multiprocessing_context=("fork" if "fork" in methods else None) if workers else None,
+            generator=generator,  # or torch would draw from its global generator
+            pin_memory=torch.cuda.is_available(),
+        )
+        self.allowed = allowed
+        self.replaced: list[Bad] = []
+
+    def __iter__(self) -> Iterator[ClipBatch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._batches(super().__iter__())  # the workers start now, not at the first batch
+
+    def _batches(self, loading: Any) -> Iterator[ClipBatch]:
+        while True:
+            try:
+                loaded: Loaded = next(loading)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader" not in str(error):
+                    raise
+                being_read = self.being_read()
+                for worker in getattr(loading, "_workers", []):
+                    worker.kill()  # one that hangs inside a decoder hears nothing else
+                raise DataError(_silent(str(error), being_read)) from None
+            yield self._checked(loaded)
+
+    def being_read(self) -> list[str]:
+        """The clips that workers are reading at this moment."""
+        return [self.watched.source.part[i].name for i in self.watched.busy if i >= 0]
+
+    def _checked(self, loaded: Loaded) -> ClipBatch:
+        if loaded.batch is None:
+            raise DataError("\n".join(dict.fromkeys(bad.reason for bad in loaded.bad)))
+        self.replaced += loaded.bad
+        for bad in loaded.bad:
+            of_epoch = {b.name for b in self.replaced if b.epoch == bad.epoch}
+            if len(of_epoch) > self.allowed:
+                raise DataError(
+                    f"{len(of_epoch)} videos of epoch {bad.epoch} could not be read, more than "
+                    f"data.max_bad_fraction allows ({self.allowed:.1f}); the last: {bad.reason}"
+                )
+        return loaded.batch
+
+
+def collate(items: list[Item | Bad]) -> Loaded:
+    """One batch; the V views of one video in consecutive rows."""
+    bad = tuple(item for item in items if isinstance(item, Bad))
+    good = [item for item in items if isinstance(item, Item)]
+    if bad or not good:
+        return Loaded(None, bad)
+    views = {name: torch.cat([item.views[name] for item in good]) for name in good[0].views}
+    rows = [item for item in good for _ in range(len(next(iter(item.views.values()))))]
+    batch = ClipBatch(
+        views,
+        label=torch.tensor([item.label for item in rows]),
+        clip=tuple(item.name for item in rows),
+        address=torch.tensor([item.address for item in rows]),
+    )
+    return Loaded(batch, tuple(item.bad for item in good if item.bad is not None))
+
+
+def _silent(error: str, being_read: list[str]) -> str:
+    clips = f"it was reading: {', '.join(being_read)}" if being_read else "it was not reading a video"
+    if "timed out" in error:
+        seconds = error.partition("after ")[2].partition(" seconds")[0]
+        return (
+            f"a loader worker was silent for {seconds} s (data.timeout_s); {clips}. Such a video makes the "
+            "decoder hang: replace it, or try another data.decoder"
+        )
+    return f"a loader worker died ({error.strip()}); {clips}"
+
+
+def _start_worker(_worker: int) -> None:
+    torch.set_num_threads(1)  # the workers are the parallelism
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # a signal to the group is the trainer's to answer: it ends us after saving
