@@ -69,6 +69,7 @@ class Cache(Section):
 class Teacher(Network):
     """A trained network: frozen, in eval mode, without gradient."""
 
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None  # None: train.mixed_precision
     allow_weak: bool = False  # go on although the preflight found it at or near chance
     preflight_clips: int = Field(default=64, ge=0)  # labelled training clips scored before the first step; 0: none
     cache: Cache | None = None
@@ -200,6 +201,10 @@ class Run(Section):
     @property
     def out_dir(self) -> Path:
         return self.out or Path("runs") / self.name
+
+    @property
+    def teacher_precision(self) -> Literal["no", "bf16", "fp16"]:
+        return (self.teacher and self.teacher.mixed_precision) or self.train.mixed_precision
 
     def views(self) -> dict[str, ViewSpec]:
         """The views that the loader makes of a training clip."""

@@ -10,6 +10,7 @@ from vidkd.config import Network, Run
 from vidkd.errors import ConfigError, one_of
 from vidkd.methods._base import BaseMethod
 from vidkd.models import weights
+from vidkd.section import Weighted
 from vidkd.taps import Frozen, Tapped
 from vidkd.tasks._base import BaseTask
 from vidkd.types import ClipBatch, View
@@ -37,11 +38,14 @@ class Trainee(nn.Module):
 
     def learns(self, name: str, step: int) -> bool:
         """Whether every method lets the parameter `name` learn at `step`."""
-        return all(method.learns(name, step) for method in self.methods if isinstance(method, BaseMethod))
+        return all(method.learns(name, step) for method in self.each_method())
 
     def takes_turns(self) -> bool:
         """Whether any method trains its parts in turn."""
-        return any(type(method).learns is not BaseMethod.learns for method in self.methods)
+        return any(type(method).learns is not BaseMethod.learns for method in self.each_method())
+
+    def each_method(self) -> list[BaseMethod]:
+        return [method for method in self.methods if isinstance(method, BaseMethod)]
 
 
 def method_keys(kinds: Sequence[str]) -> list[str]:
@@ -89,7 +93,7 @@ def build(run: Run, num_classes: int) -> tuple[Trainee, Frozen | None, list[str]
     student = made("student", run.student)
     teacher = made("teacher", run.teacher) if run.teacher else None
     trainee = Trainee(student, build_methods(run, student, teacher, num_classes))
-    return trainee, Frozen(teacher) if teacher else None, accounts
+    return trainee, Frozen(teacher, run.teacher_precision) if teacher else None, accounts
 
 
 def losses(run: Run, step: int, supervised: Terms, distilled: Terms) -> Terms:
@@ -98,7 +102,7 @@ def losses(run: Run, step: int, supervised: Terms, distilled: Terms) -> Terms:
     ConfigError for a weight that names no term; it lists the terms.
     """
     total = 0.0
-    sections = [("task", run.task, supervised, "")]
+    sections: list[tuple[str, Weighted, Terms, str]] = [("task", run.task, supervised, "")]
     keys = method_keys([m.kind for m in run.methods])
     for i, (key, section) in enumerate(zip(keys, run.methods, strict=True)):
         sections.append((f"methods.{i}", section, distilled, f"{key}/"))

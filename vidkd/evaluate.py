@@ -52,7 +52,8 @@ def evaluate(run: Run, weights: Path, part: str, out: Path, *, student_only: boo
     print(account)
     teacher = None
     if run.teacher and not student_only:
-        teacher = Frozen(distiller.build_network(run.teacher, len(data_set.classes), run.data.clip.frames)[0])
+        network, _ = distiller.build_network(run.teacher, len(data_set.classes), run.data.clip.frames)
+        teacher = Frozen(network, run.teacher_precision)
         teacher.to(accelerator.device)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,8 @@
 """Score every video of a part exactly once, on any number of processes, and say under which protocol."""
 
-import json
 import platform
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,17 +17,9 @@ from vidkd.data import clips
 from vidkd.data.index import Index, Part
 from vidkd.distributed import gather_objects, rank, world_size
 from vidkd.errors import DataError
-from vidkd.tasks._base import BaseTask
+from vidkd.taps import autocast
+from vidkd.tasks._base import BaseTask, Scored
 from vidkd.types import ClipBatch
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What the task kept of each video, in the order of the part (see tasks._base.Scored)."""
-
-    ids: list[str]
-    label: Tensor  # [N]
-    kept: dict[str, Tensor]  # name -> [N, V, ...]
 
 
 def score(
@@ -40,7 +30,7 @@ def score(
     device: torch.device,
     *,
     progress: str = "",
-) -> dict[str, Scores]:
+) -> dict[str, Scored]:
     """Score every network on the view of its name, all from one decode of each video. Networks are left in eval mode.
 
     `progress` titles a bar on the first process; "" for none. DataError names the videos that were not scored once.
@@ -53,8 +43,7 @@ def score(
     for network in networks.values():
         network.eval()
     mine: dict[str, list[tuple[str, int, dict[str, Tensor]]]] = {name: [] for name in networks}
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(run.train.mixed_precision)
-    with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+    with torch.no_grad(), autocast(device, run.train.mixed_precision):
         for batch in bar:
             for name, network in networks.items():
                 mine[name] += _rows(_kept(network, name, task, batch, device, size), batch)
@@ -80,7 +69,7 @@ def _rows(kept: dict[str, Tensor], batch: ClipBatch) -> Iterable[tuple[str, int,
         start = end
 
 
-def _once_each(rows: list[tuple[str, int, dict[str, Tensor]]], part: Part) -> Scores:
+def _once_each(rows: list[tuple[str, int, dict[str, Tensor]]], part: Part) -> Scored:
     """Join what all processes scored; every video of the part once, or DataError."""
     everywhere = [row for rows_of_rank in gather_objects(rows) for row in rows_of_rank]
     by_id = {name: (label, kept) for name, label, kept in everywhere}
@@ -94,11 +83,13 @@ def _once_each(rows: list[tuple[str, int, dict[str, Tensor]]], part: Part) -> Sc
         )
     label = torch.tensor([by_id[name][0] for name in ids])
     keys = by_id[ids[0]][1].keys()
-    return Scores(ids, label, {key: torch.stack([by_id[name][1][key] for name in ids]) for key in keys})
+    return Scored(ids, label, {key: torch.stack([by_id[name][1][key] for name in ids]) for key in keys})
 
 
-def protocol(run: Run, index: Index, part_name: str, who: str, network: Network, scored: int) -> dict[str, Any]:
+def protocol(run: Run, index: Index, part_name: str, who: str, scored: int) -> dict[str, Any]:
     """All that a figure depends on, to be written beside it."""
+    network: Network | None = run.student if who == "student" else run.teacher
+    assert network is not None
     view, clip = network.view, run.data.clip
     expected = len(index.part(run.data.split, part_name))
     return {
@@ -110,7 +101,6 @@ def protocol(run: Run, index: Index, part_name: str, who: str, network: Network,
         "coverage": {"scored": scored, "expected": expected},
         "network": network.name,
         "options": network.options,
-        "who": who,
         "frames": view.frames or clip.frames,
         "span_frames": clip.frames * clip.stride,
         "stride": clip.stride * clip.frames // (view.frames or clip.frames),
@@ -119,7 +109,7 @@ def protocol(run: Run, index: Index, part_name: str, who: str, network: Network,
         "degrade": view.degrade.model_dump(mode="json"),
         "clips": run.data.test_views.clips,
         "crops": run.data.test_views.crops,
-        "mixed_precision": run.train.mixed_precision,
+        "mixed_precision": run.teacher_precision if who == "teacher" else run.train.mixed_precision,
         "decoder": run.data.decoder,
     }
 
@@ -147,15 +137,6 @@ def git_commit() -> str | None:
         return run("rev-parse", "HEAD") + ("+" if run("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def same_protocol(path: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    """The results in `path` if they were got under exactly `wanted`; None otherwise."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
-    return results if results.get("protocol") == wanted else None
 
 
 def _version(name: str) -> str | None:

@@ -14,31 +14,34 @@ from vidkd.errors import ConfigError
 class Log:
     """Writes on the first process, and is silent on the others."""
 
-    def __init__(self, run: Run, out: Path, first_step: int, main: bool) -> None:
-        self.main = main
-        self._file = self._tensorboard = self._wandb = None
-        if not main:
+    def __init__(self, run: Run, out: Path, main: bool) -> None:
+        self.run, self.out, self.main = run, out, main
+        self._file = self._bar = self._tensorboard = self._wandb = None
+
+    def start(self, first_step: int) -> None:
+        """Open everything, and drop what was logged after `first_step` by a run that was killed later than that."""
+        if not self.main:
             return
-        path = out / "metrics.jsonl"
+        path = self.out / "metrics.jsonl"
         _truncate(path, first_step)
         self._file = path.open("a", encoding="utf-8")
-        if run.log.tensorboard:
-            self._tensorboard = _tensorboard(out, first_step)
-        if run.log.wandb != "off":
-            self._wandb = _wandb(run, out)
-        steps = run.train.count()
+        if self.run.log.tensorboard:
+            self._tensorboard = _tensorboard(self.out, first_step)
+        if self.run.log.wandb != "off":
+            self._wandb = _wandb(self.run, self.out)
+        steps = self.run.train.count()
         self._bar = tqdm(
-            total=steps, initial=first_step, desc=run.name, unit="step", dynamic_ncols=True, mininterval=0.5
+            total=steps, initial=first_step, desc=self.run.name, unit="step", dynamic_ncols=True, mininterval=0.5
         )
 
     def step(self) -> None:
         """Move the bar."""
-        if self.main:
+        if self._bar is not None:
             self._bar.update()
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line of metrics.jsonl, and the same to every tracker. Trackers never stop a run."""
-        if not self.main or self._file is None:
+        if self._file is None:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
@@ -51,7 +54,7 @@ class Log:
                     self.say(f"a tracker failed and is ignored from now on: {error}")
                     self._tensorboard = None if tracker is self._tensorboard else self._tensorboard
                     self._wandb = None if tracker is self._wandb else self._wandb
-        if "loss/total" in values:
+        if self._bar is not None and "loss/total" in values:
             self._bar.set_postfix_str(
                 f"loss {values['loss/total']:.3f}, {values['time/clips_per_s']:.1f} clips/s, "
                 f"waiting for data {values['time/data_share']:.0%}",
@@ -64,7 +67,7 @@ class Log:
             tqdm.write(text)
 
     def close(self) -> None:
-        if not self.main or self._file is None:
+        if self._file is None or self._bar is None:
             return
         self._file.close()
         self._bar.close()
@@ -113,10 +116,10 @@ def _wandb(run: Run, out: Path) -> Any:
     return wandb.init(project=run.log.wandb_project, name=run.name, dir=str(out), mode=mode, settings=settings)
 
 
-def _to_tensorboard(writer: Any, step: int, numbers: dict[str, float]) -> None:
+def _to_tensorboard(writer: Any, step: int, numbers: dict[str, Any]) -> None:
     for name, value in numbers.items():
         writer.add_scalar(name, value, step)
 
 
-def _to_wandb(tracker: Any, step: int, numbers: dict[str, float]) -> None:
+def _to_wandb(tracker: Any, step: int, numbers: dict[str, Any]) -> None:
     tracker.log(numbers, step=step)

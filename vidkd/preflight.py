@@ -10,7 +10,7 @@ from vidkd.data import clips
 from vidkd.data.index import Part
 from vidkd.errors import ConfigError, DataError
 from vidkd.export import read_card
-from vidkd.metrics import wilson
+from vidkd.metrics import wilson_interval
 from vidkd.taps import Frozen
 
 CHANCE_FACTOR = 1.5  # a teacher whose interval reaches down to this many times chance has not shown that it knows more
@@ -28,7 +28,7 @@ def check_teacher(run: Run, teacher: Frozen, part: Part, num_classes: int, devic
     verdict = "the teacher was not scored (teacher.preflight_clips: 0)"
     if n:
         right = sum(int((logits.argmax(1) == label).sum()) for logits, label in _answers(run, teacher, part, n, device))
-        low, high = wilson(right, n)
+        low, high = wilson_interval(right, n)
         verdict = (
             f"the teacher is right on {right} of {n} training clips "
             f"({right / n:.1%}, 95 % interval {low:.1%} to {high:.1%}; chance {1 / num_classes:.1%})"

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 import torch
+from torch import nn
 
 from vidkd import checkpoint, evaluation
 from vidkd.config import Run
@@ -22,14 +23,10 @@ from vidkd.tasks._base import BaseTask, Scored
 def evaluate(
     run: Run, index: Index, part_name: str, task: BaseTask, student: Tapped, teacher: Frozen | None, out: Path
 ) -> dict[str, Any]:
-    """Score `part_name`, write results.json and the predictions into `out`, and return the results.
-
-    A teacher that was scored under the very same protocol before is not run again: its predictions are in the
-    folder that its weights came from.
-    """
+    """Score `part_name`, write results.json and the predictions into `out`, and return the results."""
     device = next(student.parameters()).device
     part = index.part(run.data.split, part_name)
-    networks = {"student": student} | ({"teacher": teacher} if teacher else {})
+    networks: dict[str, nn.Module] = {"student": student} | ({"teacher": teacher} if teacher else {})
     scores = evaluation.score(networks, task, run, part, device, progress=f"scoring {part_name}")
     results: dict[str, Any] = {"name": run.name, "seed": run.seed}
     for who in networks:
@@ -37,11 +34,11 @@ def evaluate(
         assert section is not None
         network = student if who == "student" else teacher.tapped  # pyright: ignore[reportOptionalMemberAccess]
         results[who] = task.results(scores[who]) | {
-            "protocol": evaluation.protocol(run, index, part_name, section, len(scores[who].ids)),
+            "protocol": evaluation.protocol(run, index, part_name, who, len(scores[who].ids)),
             "cost": measure(network, section.view.frames or run.data.clip.frames, section.view.size_px),
         }
     if teacher is not None:
-        results["agreement"] = task.agreement(scores["student"], scores["teacher"])
+        results["agreement"] = task.agreement(scores["teacher"], scores["student"])
     results["environment"] = evaluation.environment()
     if rank() == 0:
         for who in networks:

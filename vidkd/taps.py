@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -136,12 +136,22 @@ class Tapped(nn.Module):
         return weight.shape[0]
 
 
-class Frozen(nn.Module):
-    """A teacher: never trained, and never in train mode whatever its owner is told."""
+Precision = Literal["no", "bf16", "fp16"]
 
-    def __init__(self, tapped: Tapped) -> None:
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context in which networks compute in `precision`; "no" is plain float32, also inside another autocast."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+class Frozen(nn.Module):
+    """A teacher: never trained, never in train mode whatever its owner is told, always in its own precision."""
+
+    def __init__(self, tapped: Tapped, precision: Precision = "no") -> None:
         super().__init__()
         self.tapped = tapped.requires_grad_(False).eval()
+        self.precision: Precision = precision
 
     def train(self, mode: bool = True) -> "Frozen":
         del mode
@@ -153,7 +163,8 @@ class Frozen(nn.Module):
 
     @torch.no_grad()
     def forward(self, video: Tensor) -> View:
-        return self.tapped(video)
+        with autocast(video.device, self.precision):
+            return self.tapped(video)
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def cache_key(run: Run, index: Index) -> dict[str, Any]:
     )
     teacher = run.teacher.model_dump(mode="json", include={"name", "options", "view", "adapt", "reset_head"})
     weights = weights_checksum(run.teacher.weights)
-    precision = {"mixed_precision": run.train.mixed_precision, "dtype": run.teacher.cache.dtype}
+    precision = {"mixed_precision": run.teacher_precision, "dtype": run.teacher.cache.dtype}
     return {"format": 1, "index": index.checksum(), "data": data, "teacher": teacher, "weights": weights, **precision}
 
 
@@ -118,11 +118,10 @@ def _answers(
     portions = [keys[i : i + size] for i in range(0, len(keys), size)]
     views = {"teacher": run.views()["teacher"]}
     loader = clips.train_loader(part, run.data, views, portions, run.seed, run.teacher.cache.views)  # pyright: ignore[reportOptionalMemberAccess]
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(run.train.mixed_precision)
     rows: list[tuple[int, Tensor]] = []
     for batch in tqdm(loader, desc=title, unit="batch", disable=not title or rank() > 0, leave=False):
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            logits = teacher(batch.seen_by("teacher").to(device)).logits.float().cpu()
+        logits = teacher(batch.seen_by("teacher").to(device)).logits.float().cpu()
+        assert batch.address is not None
         rows += zip(batch.address[:, 1].tolist(), logits, strict=True)
     return rows
 

@@ -74,6 +74,11 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     trainee, teacher, accounts = distiller.build(run, len(data_set.classes))
     task = distiller.build_task(run, data_set.classes)
     log = Log(run, run.out_dir, accelerator.is_main_process)
+    if accelerator.device.type == "cpu" and run.train.mixed_precision != "no":
+        log.say(
+            f"train.mixed_precision: {run.train.mixed_precision} on a CPU: weight gradients of 3-D convolutions with "
+            "few positions were seen to be garbage (docs/performance.md); teacher.mixed_precision is safe, this is not"
+        )
     for account in accounts:
         log.say(account)
     guide: Any = teacher
@@ -81,7 +86,7 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
         teacher.to(accelerator.device)
         log.say(preflight.check_teacher(run, teacher, part, len(data_set.classes), accelerator.device))
         if run.teacher and run.teacher.cache:
-            teacher_cache.check(run, list(trainee.methods))
+            teacher_cache.check(run, trainee.each_method())
             guide = teacher_cache.open_cache(run, data_set, part, teacher, accelerator.device)
     started = time.perf_counter()
     state = trainer.train(run, accelerator, trainee, guide, task, part, val, log, stop)

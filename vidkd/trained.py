@@ -34,9 +34,15 @@ class Trained:
 
     def student(self) -> Tapped:
         """The student that is evaluated: the averaged one where there is one."""
-        if self.ema is not None:
-            return self.ema.module
-        return getattr(self.trainee, "module", self.trainee).student
+        student = self.unwrapped().student if self.ema is None else self.ema.module
+        assert isinstance(student, Tapped)
+        return student
+
+    def unwrapped(self) -> Trainee:
+        """The trainee outside DDP."""
+        trainee = getattr(self.trainee, "module", self.trainee)
+        assert isinstance(trainee, Trainee)
+        return trainee
 
 
 def make_accelerator(run: Run) -> Accelerator:
@@ -85,8 +91,7 @@ def prepare(run: Run, accelerator: Accelerator, trainee: Trainee) -> Trained:
 def save(run: Run, accelerator: Accelerator, trained: Trained) -> None:
     """Publish a checkpoint; the first process writes, the others wait."""
     if accelerator.is_main_process:
-        trainee = accelerator.unwrap_model(trained.trainee)
-        groups = {"trainee": trainee.state_dict(), "best": trained.best}
+        groups = {"trainee": trained.unwrapped().state_dict(), "best": trained.best}
         groups |= {f"optim_{name}": checkpoint.optimizer_tensors(o) for name, o in trained.optimizers.items()}
         if trained.ema is not None:
             groups["ema"] = trained.ema.state_dict()
@@ -105,7 +110,7 @@ def resume(run: Run, accelerator: Accelerator, trained: Trained, log: Log) -> No
     groups, state, step, complaints = found
     for complaint in complaints:
         log.say(f"a newer checkpoint was passed over: {complaint}")
-    accelerator.unwrap_model(trained.trainee).load_state_dict(groups["trainee"])
+    trained.unwrapped().load_state_dict(groups["trainee"])
     for name, optimizer in trained.optimizers.items():
         checkpoint.restore_optimizer(optimizer, groups.get(f"optim_{name}", {}))
     if trained.ema is not None:

@@ -40,6 +40,7 @@ def train(
     """Train `run` (lengths in steps) from its newest checkpoint, if any, to its end; `stop` ends early, like a kill."""
     trained = prepare(run, accelerator, trainee)
     resume(run, accelerator, trained, log)
+    log.start(trained.step)
     steps, frozen = run.train.count(), {n for n, p in trainee.named_parameters() if not p.requires_grad}
     batches = micro_batches(run, train_part, trained.step, accelerator, teacher)
     in_train_mode(trainee)
@@ -94,7 +95,7 @@ def update(
                 optimizer.step()
                 optimizer.zero_grad()
     if trained.ema is not None:
-        trained.ema.update_parameters(getattr(trained.trainee, "module", trained.trainee).student)
+        trained.ema.update_parameters(trained.unwrapped().student)
     seconds = time.perf_counter() - started
     figures["time/step_s"] = seconds
     figures["time/data_share"] = waited / seconds

@@ -1,6 +1,7 @@
 """What every task shares."""
 
-from typing import Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
@@ -17,7 +18,8 @@ class TaskSection(Weighted):
 C = TypeVar("C", bound=TaskSection)
 
 
-class Scored(Protocol):
+@dataclass(frozen=True, slots=True)
+class Scored:
     """What evaluation hands back to the task: for each video of the split, once, what `keep` kept of its views."""
 
     ids: list[str]  # N names, in the order of the split
@@ -52,4 +54,8 @@ class BaseTask(Generic[C]):
 
     def predictions(self, scored: Scored) -> dict[str, list[Any]]:
         """Columns of the predictions table, one row a video; the first column is `video`."""
+        raise NotImplementedError
+
+    def agreement(self, before: Scored, after: Scored) -> dict[str, Any]:
+        """How the answers of one network (the teacher) relate to those of another (the student), video by video."""
         raise NotImplementedError

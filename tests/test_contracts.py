@@ -1,0 +1,181 @@
+"""What every distillation method and every task must do. A new file is tested here with no edit."""
+
+import json
+
+import pytest
+import torch
+from conftest import CONFIGS
+
+from vidkd import config_file, distiller, methods, models, tasks
+from vidkd.errors import ConfigError
+from vidkd.methods._base import BaseMethod
+from vidkd.section import in_steps
+from vidkd.types import ClipBatch
+
+SMALL = ("student.name=tiny4", "teacher.name=tiny16", "student.options={}", "teacher.options={}", "data.clip.frames=8",
+         "student.view.frames=4", "teacher.view.frames=8", "student.view.size_px=16", "teacher.view.size_px=32",
+         "student.weights=null", "teacher.weights=null", "student.adapt=none", "teacher.adapt=none",
+         "student.reset_head=false", "teacher.reset_head=false")  # fmt: skip
+K = 4
+
+
+def run_for(kind):
+    """A shipped run that uses the method, with it alone, and with networks and clips small enough for a test."""
+    for path in CONFIGS:
+        sections = [m for m in config_file.load(path).methods if m.kind == kind]
+        if sections:
+            alone = json.dumps([sections[0].model_dump(mode="json")])
+            return in_steps(config_file.load(path, [f"methods={alone}", "teacher.cache=null", *SMALL]), 10)
+    return pytest.fail(f"no shipped config uses method {kind!r}: add one to configs/")
+
+
+def one_batch(run, n=4):
+    torch.manual_seed(1)
+    views = {
+        name: torch.randint(0, 256, (n, 3, v.frames, v.size_px, v.size_px), dtype=torch.uint8)
+        for name, v in run.views().items()
+    }
+    return ClipBatch(views, torch.arange(n) % K, tuple(f"clip{i}" for i in range(n)))
+
+
+def step_of(kind, seed=0):
+    run = run_for(kind)
+    torch.manual_seed(seed)
+    trainee, teacher, _ = distiller.build(run, K)
+    task = distiller.build_task(run, tuple("abcd"))
+    batch = one_batch(run)
+    seen = teacher(batch.seen_by("teacher"))
+    student, terms = trainee(batch, seen)
+    every = distiller.losses(run, 0, task.losses(batch, student), terms)
+    return run, trainee, teacher, task, batch, terms, every
+
+
+def leaves(loss):
+    """Every tensor that loss.backward() would write a gradient to."""
+    todo, seen = [loss.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        todo += [parent for parent, _ in node.next_functions]
+
+
+@pytest.mark.parametrize("kind", methods.names())
+class TestEveryMethod:
+    def test_terms_are_finite_scalars_with_gradient(self, kind):
+        terms = step_of(kind)[5]
+        assert terms
+        for name, term in terms.items():
+            assert name.startswith(f"{kind}/")
+            assert term.shape == (), name
+            assert torch.isfinite(term), name
+            assert term.requires_grad, name
+
+    def test_every_student_and_method_parameter_learns(self, kind):
+        _, trainee, *_, every = step_of(kind)
+        every["total"].backward()
+        assert [n for n, p in trainee.named_parameters() if p.grad is None] == []
+
+    def test_nothing_learns_that_the_optimiser_cannot_see(self, kind):
+        """A layer kept in a plain dict or list gets gradients but is in no optimiser and no checkpoint."""
+        _, trainee, *_, every = step_of(kind)
+        known = {id(p) for p in trainee.parameters()}
+        assert [tuple(leaf.shape) for leaf in leaves(every["total"]) if id(leaf) not in known] == []
+
+    def test_the_teacher_never_learns_and_never_changes(self, kind):
+        run = run_for(kind)
+        _, trainee, teacher, task, batch, *_ = step_of(kind)
+        before = {n: t.clone() for n, t in teacher.state_dict().items()}
+        trainee.train()
+        teacher.train()
+        seen = teacher(batch.seen_by("teacher"))
+        assert not seen.logits.requires_grad
+        student, terms = trainee(batch, seen)
+        distiller.losses(run, 0, task.losses(batch, student), terms)["total"].backward()
+        assert all(p.grad is None for p in teacher.parameters())
+        assert all(torch.equal(before[n], t) for n, t in teacher.state_dict().items())
+
+    def test_total_is_the_weighted_sum(self, kind):
+        run, *_, terms, every = step_of(kind)
+        section = run.methods[0]
+        expected = run.task.weight("label", 0) * every["label"]
+        expected += sum(section.weight(n.split("/")[1], 0) * t for n, t in terms.items())
+        torch.testing.assert_close(every["total"], expected)
+
+    def test_it_says_which_teacher_taps_it_reads(self, kind):
+        """A teacher cache stores what is declared: a method fed nothing but that must not miss anything."""
+        _, trainee, teacher, _, batch, *_ = step_of(kind)
+        method = trainee.methods[0]
+        seen = teacher(batch.seen_by("teacher"))
+        declared = {name: seen.taps[name] for name in method.teacher_taps()}
+        less = type(seen)(seen.logits, declared, seen.video if method.needs_input else None)
+        trainee(batch, less)
+
+    def test_fifty_steps_lower_the_loss_on_one_batch(self, kind):
+        run, trainee, teacher, task, batch, *_ = step_of(kind)
+        optimizer = torch.optim.Adam(trainee.parameters(), lr=1e-2)
+        seen = teacher(batch.seen_by("teacher"))
+        history = []
+        for _ in range(50):
+            student, terms = trainee(batch, seen)
+            total = distiller.losses(run, 0, task.losses(batch, student), terms)["total"]
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+            history.append(total.item())
+        assert history[-1] < 0.9 * history[0]
+
+
+@pytest.mark.parametrize("kind", tasks.names())
+class TestEveryTask:
+    def test_a_shipped_config_uses_it(self, kind):
+        assert kind in {config_file.load(path).task.kind for path in CONFIGS}
+
+
+def test_a_weight_for_no_term_is_a_mistake():
+    run, trainee, _, task, batch, terms, _ = step_of("logits")
+    student = trainee.student(batch.seen_by("student"))
+    method = run.methods[0].model_copy(update={"weights": {"kd": 1.0, "kdd": 2.0}})
+    wrong = run.model_copy(update={"methods": (method,)})
+    with pytest.raises(ConfigError, match=r"methods.0.weights: no loss term 'kdd'; did you mean 'kd'\?"):
+        distiller.losses(wrong, 0, task.losses(batch, student), terms)
+    wrong = run.model_copy(update={"task": run.task.model_copy(update={"weights": {"lable": 1.0}})})
+    with pytest.raises(ConfigError, match=r"task.weights: no loss term 'lable'"):
+        distiller.losses(wrong, 0, task.losses(batch, student), terms)
+
+
+def test_two_methods_of_one_kind_keep_their_terms_apart():
+    assert distiller.method_keys(["logits", "mylab.logits", "hint"]) == ["logits", "logits_2", "hint"]
+
+
+def test_a_new_method_file_is_found_without_any_edit(tmp_path, monkeypatch):
+    (tmp_path / "mylab_hint.py").write_text(
+        "from vidkd.methods._base import BaseMethod, MethodSection\n"
+        "class Config(MethodSection):\n    power: float = 2.0\n"
+        "class Method(BaseMethod[Config]):\n"
+        "    def forward(self, batch, student, teacher):\n"
+        "        return {'gap': (student.logits - teacher.logits).abs().pow(self.config.power).mean()}\n"
+    )
+    package = tmp_path / "mylab"
+    package.mkdir()
+    (tmp_path / "mylab_hint.py").rename(package / "hint.py")
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = next(p for p in CONFIGS if p.stem == "motion_kd")
+    run = config_file.load(path, ["methods=[{kind: mylab.hint, power: 3.0}]", *SMALL])
+    trainee, teacher, _ = distiller.build(run, K)
+    batch = one_batch(run)
+    _, terms = trainee(batch, teacher(batch.seen_by("teacher")))
+    assert isinstance(trainee.methods[0], BaseMethod)
+    assert list(terms) == ["hint/gap"]
+    with pytest.raises(ConfigError, match="powr: no such key"):
+        config_file.load(path, ["methods=[{kind: mylab.hint, powr: 3.0}]"])
+
+
+def test_the_folder_is_the_registry():
+    assert "logits" in methods.names()
+    assert not [n for n in (*methods.names(), *tasks.names()) if n.startswith("_")]
+    assert models.names() == sorted(models.zoo())

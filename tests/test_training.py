@@ -1,0 +1,255 @@
+"""Laws of the program: killed and resumed = uninterrupted; accumulation and processes change nothing; nothing leaks."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tiny_set
+import torch
+from conftest import CONFIGS, REPOSITORY
+from safetensors.torch import load_file
+
+from vidkd import config_file, evaluate, train
+from vidkd.errors import ConfigError, DataError
+
+KD = next(p for p in CONFIGS if p.stem == "motion_kd")
+SMALL = ("data.clip.frames=8", "data.clip.stride=1", "student.name=tiny4", "student.options={}", "teacher.name=tiny16",
+         "teacher.options={}", "student.view.frames=4", "student.view.size_px=16", "teacher.view.size_px=32",
+         "teacher.weights=null", "teacher.allow_weak=true", "train.batch_size=8", "train.epochs=null", "train.steps=6",
+         "train.threads=1", "train.save_every={steps: 2}", "train.log_every_steps=1", "optim.warmup=null",
+         "data.workers=0", "data.augment.mixup_alpha=0.4")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clips_root(tmp_path_factory):
+    return tiny_set.make(tmp_path_factory.mktemp("set") / "tiny")
+
+
+@pytest.fixture
+def make(clips_root, tmp_path):
+    """A small run on the tiny data set, in a folder of its own."""
+
+    def made(name, *overrides):
+        return config_file.load(KD, [*SMALL, f"data.root={clips_root}", f"out={tmp_path / name}", *overrides])
+
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator():
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+def weights(run, step):
+    return load_file(run.out_dir / "checkpoints" / f"step{step:08d}" / "trainee.safetensors")
+
+
+def losses(run):
+    lines = [json.loads(line) for line in (run.out_dir / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss/total"]) for line in lines if "loss/total" in line]
+
+
+def same(a, b, **tolerance):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
+
+
+@pytest.mark.parametrize("extra", [(), ("train.ema=0.9", "data.workers=2"), ("optim.kind=adamw", "optim.lr=0.001")])
+def test_a_killed_run_resumes_to_the_same_bits(make, extra):
+    whole, killed = make("whole", *extra), make("killed", *extra)
+    train.train(whole)
+    train.train(killed, stop=3)  # the checkpoint is of step 2: step 3 is done twice
+    train.train(killed)
+    same(weights(whole, 6), weights(killed, 6), rtol=0, atol=0)
+    assert losses(whole) == losses(killed)
+    same(
+        load_file(whole.out_dir / "student.safetensors"),
+        load_file(killed.out_dir / "student.safetensors"),
+        rtol=0,
+        atol=0,
+    )
+
+
+def test_accumulation_changes_nothing(make):
+    once, twice = (make(f"a{k}", f"train.accumulate={k}", "data.augment.mixup_alpha=0") for k in (1, 2))
+    train.train(once)
+    train.train(twice)
+    same(weights(once, 6), weights(twice, 6), rtol=1e-4, atol=1e-6)
+
+
+TORCHRUN = ("torch.distributed.run", "--nproc_per_node=2", "--standalone")
+ACCELERATE = ("accelerate.commands.launch",)
+
+
+def launched(launcher, run, clips_root, *overrides):
+    """The real command, under a launcher, as the README says."""
+    command = [sys.executable, "-m", *launcher, "-m", "vidkd.train", str(KD), *SMALL]
+    command += [f"data.root={clips_root}", f"out={run.out_dir}", *overrides]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=env, capture_output=True, text=True, cwd=REPOSITORY)
+
+
+def test_two_processes_change_nothing(make, clips_root):
+    plain = "data.augment.mixup_alpha=0"
+    one, two = make("one", plain), make("two", plain)
+    train.train(one)
+    done = launched(TORCHRUN, two, clips_root, plain, "train.processes=2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for (step, a), (other, b) in zip(losses(one), losses(two), strict=True):
+        assert step == other
+        assert b == pytest.approx(a, abs=1e-4)
+    same(weights(one, 6), weights(two, 6), rtol=1e-4, atol=1e-5)
+    a, b = (json.loads((r.out_dir / "results.json").read_text()) for r in (one, two))
+    assert a["student"]["confusion"] == b["student"]["confusion"]
+    assert a["student"]["n_videos"] == b["student"]["n_videos"] == 13
+
+
+def test_accelerate_launch_runs_it(make, clips_root):
+    run = make("launched")
+    done = launched(ACCELERATE, run, clips_root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "top-1" in done.stdout
+
+
+def test_another_number_of_processes_than_wanted_is_refused(make):
+    with pytest.raises(ConfigError, match=r"1 process\(es\) run.*torchrun --nproc_per_node"):
+        train.train(make("p", "train.processes=2"))
+
+
+def test_a_checkpoint_holds_no_teacher_and_the_student_nothing_but_itself(make):
+    run = make("x")
+    train.train(run)
+    assert {k.split(".")[0] for k in weights(run, 6)} == {"student"}
+    assert not [k for k in load_file(run.out_dir / "student.safetensors") if k.startswith(("methods", "teacher"))]
+
+
+def test_the_same_command_again_is_the_result(make):
+    run = make("again")
+    first = train.train(run)
+    before = (run.out_dir / "results.json").stat().st_mtime_ns
+    again = train.train(run)
+    assert (run.out_dir / "results.json").stat().st_mtime_ns == before
+    assert again["student"]["top1"] == first["student"]["top1"]
+
+
+def test_another_configs_folder_is_refused_with_the_difference(make):
+    train.train(make("mine"), stop=2)
+    with pytest.raises(ConfigError, match=r"optim.lr: 0.05 there, 0.01 here"):
+        train.train(make("mine", "optim.lr=0.01"))
+    train.train(make("mine", "data.workers=1", "train.log_every_steps=2"), stop=4)  # what decides nothing may differ
+    train.train(make("mine", "optim.lr=0.01"), resume="never", stop=2)
+
+
+def test_a_folder_of_something_else_is_refused(make, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("x")
+    with pytest.raises(ConfigError, match="holds files that are not a run's"):
+        train.train(make("thesis"))
+    with pytest.raises(ConfigError, match="holds files that are not a run's"):
+        train.train(make("thesis"), resume="never")
+    assert (tmp_path / "thesis" / "chapter1.tex").exists()
+
+
+def test_divergence_stops_before_the_weights_change(make):
+    run = make("diverges", "optim.lr=1e38", "optim.momentum=0", "optim.nesterov=false")
+    with pytest.raises(DataError, match=r"step \d: not finite: .*Clips: "):
+        train.train(run)
+
+
+def test_a_teacher_at_chance_is_refused(make):
+    with pytest.raises(ConfigError, match=r"at or near chance.*teacher.allow_weak=true"):
+        train.train(make("weak", "teacher.allow_weak=false"))
+
+
+def test_evaluation_changes_no_training(make):
+    never, always = make("never"), make("always", "data.val=val", "train.eval_every={steps: 1}")
+    train.train(never)
+    train.train(always)
+    assert losses(never) == losses(always)
+    same(weights(never, 6), weights(always, 6), rtol=0, atol=0)
+
+
+def test_evaluating_the_saved_student_gives_the_same_figures(make, tmp_path):
+    run = make("run")
+    outcome = train.train(run)
+    own = config_file.load(evaluate.own_config(run.out_dir))
+    again = evaluate.evaluate(own, run.out_dir, "test", tmp_path / "again")
+    for who in ("student", "teacher"):
+        assert again[who]["confusion"] == outcome[who]["confusion"]
+        assert again[who]["protocol"] == outcome[who]["protocol"]
+    assert (tmp_path / "again" / "student_predictions.csv").read_text() == (
+        run.out_dir / "student_predictions.csv"
+    ).read_text()
+
+
+def test_a_cached_teacher_says_what_the_live_one_says(make, tmp_path):
+    plain = "data.augment.mixup_alpha=0"
+    cache = f"teacher.cache={{views: 2, dtype: fp32, dir: {tmp_path / 'cache'}}}"
+    cached = make("cached", plain, cache)
+    train.train(cached)
+    again = make("again", plain, cache)
+    train.train(again)  # replayed, not built
+    assert losses(cached) == losses(again)
+    shard = next((tmp_path / "cache").glob("*/address_0000.safetensors"))
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match="its checksum is wrong; delete"):
+        train.train(make("third", plain, cache))
+
+
+def test_layers_are_frozen_with_their_statistics(make):
+    run = make("frozen", "methods=[]", "teacher=null", "optim.lr_scale={early: 0}")
+    train.train(run, stop=2)
+    first = weights(run, 2)
+    train.train(run)
+    last = weights(run, 6)
+    assert all(torch.equal(first[n], last[n]) for n in first if ".early." in n)
+    assert not all(torch.equal(first[n], last[n]) for n in first)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains(make, precision):
+    outcome = train.train(make(precision, f"train.mixed_precision={precision}"))
+    assert outcome["student"]["n_videos"] == 13
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.root=/nowhere", "/nowhere: no such folder"),
+        ("data.split=split9", "no split 'split9'"),
+        ("data.test=holdout", "no video in part 'holdout'"),
+        ("data.augment.flip=0.5", "set data.augment.flip=0"),
+        ("student.view.frames=16", "more than the 8 of data.clip.frames"),
+        ("train.batch_size=80", "more than the 24 training videos"),
+        ("student.weights=/nowhere.safetensors", "/nowhere.safetensors"),
+        ("student.name=mvit_v1_b", "mvit_v1_b"),
+    ],
+)
+def test_bad_input_is_one_clear_error(make, override, message):
+    with pytest.raises((ConfigError, DataError), match=message):
+        train.train(make("bad", override))
+
+
+def test_errors_leave_with_2_and_without_a_traceback(make, clips_root):
+    run = make("cli")
+    command = [sys.executable, "-m", "vidkd.train", str(KD), "data.root=/nowhere", "optim.lrr=1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 2
+    assert "optim.lrr: no such key; did you mean 'lr'?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not run.out_dir.exists()
+
+
+def test_print_config_prints_what_can_be_run(tmp_path):
+    command = [sys.executable, "-m", "vidkd.train", str(KD), "--print-config", "seed=7"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    (tmp_path / "printed.yaml").write_text(done.stdout)
+    assert config_file.load(tmp_path / "printed.yaml") == config_file.load(KD, ["seed=7"])
