@@ -14,6 +14,7 @@ from torch.utils.data import Sampler
 from vidkd.config import Data, Run, ViewSpec
 from vidkd.data import sampling, transforms
 from vidkd.data.decode import open_video
+from vidkd.data.degrade import degrade
 from vidkd.data.index import Clip, Index, Part
 from vidkd.data.loading import Bad, Item, Key, Loader
 from vidkd.errors import ConfigError, DataError
@@ -109,11 +110,13 @@ class TrainClips:
         wanted = {name: sampling.subsample(indices, view.frames or spec.frames) for name, view in self.views.items()}
         frames, place = read(video, {i for indices in wanted.values() for i in indices}, data)
         drawn = transforms.draw(data.augment, frames.shape[2], frames.shape[3], rng)
+        cropped = transforms.crop(frames, drawn.window)
+        gray = transforms.mean_gray(cropped[place[indices[0]]])  # of the first frame, which every view has
         made = {}
         for name, view in self.views.items():
             seed = (data.seed, *address) if name == "teacher" else (self.run_seed, epoch, i)
-            seen = transforms.augmented(frames[[place[j] for j in wanted[name]]], drawn, view.size_px)
-            seen = transforms.degrade(seen, view.degrade, generator(*seed, _number(name)))
+            seen = transforms.view(_take(cropped, [place[j] for j in wanted[name]]), drawn, view.size_px, gray)
+            seen = degrade(seen, view.degrade, generator(*seed, _number(name)))
             made[name] = seen.transpose(0, 1)[None]
         return Item(made, video.label, video.name, address)
 
@@ -153,14 +156,14 @@ class TestClips:
         for k, span in enumerate(spans):
             if not together:
                 frames, place = read(video, set(span), data)
-            for crop, window in enumerate(
-                transforms.test_windows(frames.shape[2], frames.shape[3], data.test_views.crops)
-            ):
+            windows = transforms.test_windows(frames.shape[2], frames.shape[3], data.test_views.crops)
+            for j, window in enumerate(windows):
+                drawn, cropped = transforms.Drawn(window), transforms.crop(frames, window)
                 for name, view in self.views.items():
                     wanted = [place[i] for i in sampling.subsample(span, view.frames or spec.frames)]
-                    seen = transforms.augmented(frames[wanted], transforms.Drawn(window), view.size_px)
-                    rng = generator(data.seed, key[1], k, crop, _number(name))
-                    made[name].append(transforms.degrade(seen, view.degrade, rng).transpose(0, 1))
+                    seen = transforms.view(_take(cropped, wanted), drawn, view.size_px)
+                    rng = generator(data.seed, key[1], k, j, _number(name))
+                    made[name].append(degrade(seen, view.degrade, rng).transpose(0, 1))
         return Item({name: torch.stack(v) for name, v in made.items()}, video.label, video.name, key)
 
 
@@ -228,6 +231,11 @@ def check(index: Index, run: Run) -> None:
             raise ConfigError(
                 f"{name}.view.frames is {view.frames}, more than the {run.data.clip.frames} of data.clip.frames"
             )
+
+
+def _take(frames: Tensor, positions: list[int]) -> Tensor:
+    """frames[positions], without a copy where those are all of them."""
+    return frames if positions == list(range(len(frames))) else frames[positions]
 
 
 def _number(name: str) -> int:

@@ -134,6 +134,13 @@ def _undecodable(path: Path, decoder: str, error: Exception) -> DataError:
     return DataError(f"{path}: {decoder} cannot decode it ({reason[-1][:200]}); {REMEDY}")
 
 
+def _inexact(path: Path, decoder: str) -> DataError:
+    return DataError(
+        f"{path}: {decoder} returns other frames than those asked for in this kind of file: prepare the data set "
+        "(python -m data_prep), or set data.decoder=auto"
+    )
+
+
 @functools.cache
 def _installed(name: str) -> bool:
     return importlib.util.find_spec({"pyav": "av"}.get(name, name)) is not None
@@ -175,14 +182,23 @@ def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
 
 
 def _closed_groups(packets: Iterator[Any]) -> bool:
-    """Whether no frame is shown before the key frame it is stored after, and none is cut away by an edit list."""
+    """Whether a jump to any key frame ends there, and the frames after it are those that are counted from it.
+
+    Not so where a frame is shown before the key frame it is stored after (open groups), where an edit list cuts frames
+    away, where two frames share a time, or where a key frame is stored before the one ahead of it is shown: decord
+    looks for the time it is shown at among the times they are stored at, and finds the later one.
+    """
+    shown: set[int] = set()
     key_pts: int | None = None
     for packet in packets:
         if packet.size == 0:
             continue
-        if packet.pts is None or packet.is_discard:
+        if packet.pts is None or packet.is_discard or packet.pts in shown:
             return False
+        shown.add(packet.pts)
         if packet.is_keyframe:
+            if key_pts is not None and packet.dts is not None and packet.dts <= key_pts:
+                return False
             key_pts = packet.pts
         if key_pts is None or packet.pts < key_pts:
             return False
@@ -195,6 +211,8 @@ class _Decord:
     def __init__(self, path: Path, facts: Facts) -> None:
         import decord  # noqa: TID251  here is where it may be imported
 
+        if facts.kind == "mpegts":  # not even in sequence: it starts with the second group of pictures
+            raise _inexact(path, "decord")
         self.errors: tuple[type[Exception], ...] = (RuntimeError, decord.DECORDError)
         self.seekable = facts.seekable
         decord.logging.set_level(decord.logging.QUIET)
@@ -307,7 +325,7 @@ class _TorchCodec:
 
         self.errors: tuple[type[Exception], ...] = (RuntimeError, ValueError, IndexError)
         if not facts.seekable:
-            raise DataError(f"{path}: torchcodec is not exact on this kind of file; prepare it, or data.decoder=auto")
+            raise _inexact(path, "torchcodec")
         try:
             self.reader: Any = VideoDecoder(str(path), seek_mode="exact", num_ffmpeg_threads=1)
         except self.errors as error:

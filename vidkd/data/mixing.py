@@ -1,4 +1,4 @@
-"""Mixup and CutMix of clips: the same partner, share and place in every view, so teacher and student see one mixture."""
+"""Mixup and CutMix of clips: the same partner, share and place in every view: both networks see one mixture."""
 
 from dataclasses import replace
 

@@ -1,7 +1,8 @@
 """From decoded frames to what each network sees.
 
-Everything random is drawn once a clip, from a generator that is handed in, and shared by all views and frames: no
-global random state is touched. A view is then: crop, antialiased resize, flip, colours, RandAugment, degradation.
+Everything random is drawn once a clip, from a generator that is handed in, and shared by its frames and its views: no
+global random state is touched. A view is: crop, antialiased resize, flip, colours, RandAugment, all in uint8; then its
+own degradation (degrade.py).
 """
 
 import math
@@ -12,39 +13,61 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from vidkd.config import Augment, Degrade
+from vidkd.config import Augment
+from vidkd.data import randaugment
 
 Window = tuple[int, int, int, int]  # top, left, height, width, in source pixels
+LUMA = torch.tensor([0.299, 0.587, 0.114])
+# Luma and two chroma axes at right angles, of equal length: turning the latter changes the hue alone.
+YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+
+
+@dataclass(frozen=True, slots=True)
+class Colors:
+    """A change of colours, in the order of the fields; 1, 1, 1, 0 changes nothing."""
+
+    brightness: float  # a factor
+    contrast: float  # a factor of the distance from the mean gray
+    saturation: float  # a factor of the distance from each pixel's gray
+    hue: float  # turns of the colour circle
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What one clip's augmentation turned out to be."""
+    """What the augmentation of one clip came out as."""
 
     window: Window
     flip: bool = False
-    colors: Tensor | None = None  # see color_matrix
+    colors: Colors | None = None
+    operations: tuple[randaugment.Operation, ...] = ()
 
 
 def draw(augment: Augment, height: int, width: int, rng: torch.Generator) -> Drawn:
-    """One clip's augmentation. Each part draws the same numbers whatever the others are set to."""
-    u = torch.rand(24, generator=rng, dtype=torch.float64).tolist()
+    """One clip's augmentation, for frames of that size. Each part draws the same numbers whatever the others say."""
+    place, flip, colors = (torch.rand(n, generator=rng, dtype=torch.float64).tolist() for n in (40, 1, 4))
     window = centre(height, width)
     if augment.crop_scale is not None:
-        window = random_window(height, width, augment.crop_scale, augment.crop_ratio, u[:20])
-    return Drawn(window, flip=u[20] < augment.flip)
+        window = random_window(height, width, augment.crop_scale, augment.crop_ratio, place)
+    s = augment.color_jitter
+    b, c, t, h = (2 * u - 1 for u in colors)
+    return Drawn(
+        window,
+        flip=flip[0] < augment.flip,
+        colors=Colors(1 + s * b, 1 + s * c, 1 + s * t, 0.1 * s * h) if s else None,
+        operations=randaugment.draw(augment.randaugment, rng) if augment.randaugment else (),
+    )
 
 
 def random_window(
-    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], u: Sequence[float]
+    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], draws: Sequence[float]
 ) -> Window:
-    """A window of random area and shape (log-uniform) at a random place, from numbers `u` in [0, 1).
+    """A window of random area (a share in `scale`) and shape (width / height in `ratio`, log-uniform), anywhere.
 
-    As RandomResizedCrop: the first of several tries that fits; if none does, the largest centre window of an
-    allowed shape.
+    Four of the `draws`, in [0, 1), make one try; the first that fits is it, as in RandomResizedCrop. If none does: the
+    largest window of an allowed shape, in the middle.
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    for a, b, c, d in zip(u[0::4], u[1::4], u[2::4], u[3::4], strict=True):
+    for a, b, c, d in zip(*(draws[k::4] for k in range(4)), strict=True):
         area = height * width * (scale[0] + a * (scale[1] - scale[0]))
         shape = math.exp(low + b * (high - low))
         w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
@@ -63,7 +86,7 @@ def centre(height: int, width: int) -> Window:
 
 def test_windows(height: int, width: int, crops: int) -> list[Window]:
     """1: the middle. 3: start, middle and end of the longer side. 5: the corners and the middle, each of 7/8 of the
-    short side (squares of the whole short side would see the same corners twice)."""
+    short side: of squares of the whole short side, only three would be different ones."""
     if crops == 1:
         return [centre(height, width)]
     side = min(height, width)
@@ -75,15 +98,43 @@ def test_windows(height: int, width: int, crops: int) -> list[Window]:
     return [(top, left, side, side) for top, left in places]
 
 
-def augmented(frames: Tensor, drawn: Drawn, size_px: int) -> Tensor:
-    """frames [T, 3, H, W] uint8 -> [T, 3, size_px, size_px] uint8."""
-    top, left, height, width = drawn.window
-    frames = frames[:, :, top : top + height, left : left + width]
-    if (height, width) != (size_px, size_px):
-        frames = F.resize(frames, [size_px, size_px], antialias=True)
-    return frames.flip(-1) if drawn.flip else frames
+def crop(frames: Tensor, window: Window) -> Tensor:
+    """frames [..., H, W] inside the window; no copy."""
+    top, left, height, width = window
+    return frames[..., top : top + height, left : left + width]
 
 
-def degrade(frames: Tensor, spec: Degrade, rng: torch.Generator) -> Tensor:
-    """frames [T, 3, H, W] uint8 made worse as `spec` says, the same shape."""
-    return frames
+def view(cropped: Tensor, drawn: Drawn, size_px: int, mean_gray: float = 0.0) -> Tensor:
+    """cropped [T, 3, h, w] uint8 -> [T, 3, size_px, size_px] uint8. `mean_gray` is what contrast turns about."""
+    if cropped.shape[-2:] != (size_px, size_px):
+        cropped = F.resize(cropped, [size_px, size_px], antialias=True)
+    if drawn.flip:
+        cropped = cropped.flip(-1)
+    if drawn.colors is not None:
+        cropped = recolored(cropped, drawn.colors, mean_gray)
+    for operation in drawn.operations:
+        cropped = randaugment.apply(cropped, operation)
+    return cropped
+
+
+def mean_gray(frame: Tensor) -> float:
+    """The mean luma, 0..255, of frame [3, H, W] uint8, from every fourth row and column."""
+    return float(LUMA @ frame[:, ::4, ::4].float().mean((1, 2)))
+
+
+def recolored(frames: Tensor, colors: Colors, mean_gray: float) -> Tensor:
+    """frames [T, 3, H, W] uint8 with changed colours: one affine map of RGB, which costs a pass where four would do.
+
+    Brightness, contrast and saturation are torchvision's, but for clipping only once, at the end. Hue turns the chroma
+    plane of YIQ and leaves the luma alone. Contrast turns about one gray for the whole clip, so nothing flickers.
+    """
+    cos, sin = math.cos(2 * math.pi * colors.hue), math.sin(2 * math.pi * colors.hue)
+    turn = torch.tensor([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    hue = torch.linalg.solve(YIQ, turn @ YIQ)
+    saturation = colors.saturation * torch.eye(3) + (1 - colors.saturation) * LUMA.expand(3, 3)
+    matrix = colors.brightness * colors.contrast * (hue @ saturation)
+    offset = torch.full((3,), (1 - colors.contrast) * colors.brightness * mean_gray)
+    t, _, h, w = frames.shape
+    pixels = frames.permute(0, 2, 3, 1).reshape(-1, 3).float()
+    changed = torch.addmm(offset, pixels, matrix.T).round_().clamp_(0, 255).to(torch.uint8)
+    return changed.view(t, h, w, 3).permute(0, 3, 1, 2)
