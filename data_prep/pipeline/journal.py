@@ -1,0 +1,64 @@
+"""What has been made so far, one JSON line a video in the prepared folder: a killed run goes on from there."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.json
+
+from vidkd.data import index
+
+COLUMNS = ("bytes", "checksum", "frames", "fps", "width", "height", "status", "reason")
+SCHEMA = pa.schema(
+    [("path", pa.string()), ("identity", pa.string()), *((name, index.SCHEMA[name]) for name in COLUMNS)]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What became of one video."""
+
+    path: str
+    identity: str  # the settings and the state of the source it was made from: another one means to make it again
+    bytes: int = 0
+    checksum: str = ""
+    frames: int = 0
+    fps: float = 0.0
+    width: int = 0
+    height: int = 0
+    status: str = "ok"
+    reason: str = ""
+
+
+def record(entry: Entry) -> dict[str, object]:
+    return asdict(entry)
+
+
+def paths(out: Path) -> list[Path]:
+    """The journals in the prepared folder: one, or one a shard."""
+    return sorted(out.glob(".journal*.jsonl"))
+
+
+def read(out: Path) -> pa.Table:
+    """The last entry of every video, over all journals."""
+    tables = [_read_one(path) for path in paths(out)]
+    table = pa.concat_tables([SCHEMA.empty_table(), *tables])
+    table = table.append_column("at", pa.array(range(table.num_rows), pa.int64()))
+    last = table.group_by("path").aggregate([("at", "max")])["at_max"]
+    return table.take(last.combine_chunks().sort()).drop_columns("at")
+
+
+def _read_one(path: Path) -> pa.Table:
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]  # the last line may have been cut by a kill
+    if not whole:
+        return SCHEMA.empty_table()
+    parse = pyarrow.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
+    read = pyarrow.json.ReadOptions(block_size=max(1 << 20, len(whole) // 64))
+    return pyarrow.json.read_json(pa.BufferReader(whole), read, parse).select(SCHEMA.names)
+
+
+def entries(table: pa.Table) -> Iterator[Entry]:
+    for batch in table.to_batches(max_chunksize=4096):
+        yield from (Entry(**row) for row in batch.to_pylist())

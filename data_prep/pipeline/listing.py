@@ -1,0 +1,60 @@
+"""What a data set module hands to the pipeline: which videos there are, and what is known of them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from vidkd.errors import DataError
+
+BATCH = 4096  # rows that are Python objects at one time; the rest stays in columns
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One video to be made."""
+
+    path: str  # where it goes, relative to the prepared folder: "class/name.mp4"
+    source: str  # the file it is made from; for rendered data, what to render
+    label: str
+    group: str = ""
+    parts: tuple[str, ...] = ()  # one of "train", "val", "test", "" for each split of the listing
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A data set as it lies on disk, before anything is made of it."""
+
+    name: str
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]  # the split columns: "split1", ...
+    table: pa.Table  # path, source, label, group and the split columns
+    horizontal_flip: Literal["keeps_labels", "changes_labels"]
+    licence: str  # as the source states it
+    files: tuple[Path, ...] = ()  # the files that say labels and splits; their checksums go into provenance.json
+    notes: dict[str, Any] = field(default_factory=dict)  # what a reader of provenance.json should know
+
+    def items(self) -> Iterator[Item]:
+        for batch in self.table.to_batches(max_chunksize=BATCH):
+            for row in batch.to_pylist():
+                parts = tuple(row[name] for name in self.splits)
+                yield Item(row["path"], row["source"], row["label"], row["group"], parts)
+
+
+def table_of(items: Iterable[Item], splits: Sequence[str]) -> pa.Table:
+    """The columns of a listing; DataError if two videos would be written to one path."""
+    names = ["path", "source", "label", "group", *splits]
+    schema = pa.schema([(name, pa.string()) for name in names])
+    batches, seen, rest = [], set(), iter(items)
+    while chunk := list(islice(rest, BATCH)):
+        for item in chunk:
+            key = item.path.casefold()  # one file on a file system that ignores case
+            if key in seen:
+                raise DataError(f"{item.source}: a second video for {item.path!r}; rename one of the two")
+            seen.add(key)
+        rows = [(i.path, i.source, i.label, i.group, *i.parts) for i in chunk]
+        batches.append(pa.RecordBatch.from_arrays([pa.array(c, pa.string()) for c in zip(*rows, strict=True)], names))
+    return pa.Table.from_batches(batches, schema)

@@ -1,0 +1,184 @@
+"""Make every video of a listing, in parallel, each whole or not at all, and only what has not been made yet."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_prep.pipeline import journal
+from data_prep.pipeline.journal import Entry
+from data_prep.pipeline.listing import Item, Listing
+from vidkd.errors import DataError
+
+ENOUGH_BYTES = 64 << 20  # free space below which a failure is the disk's, not the video's
+NAME = "{out}: the disk is full ({free} MB free) at {path!r}; free some space and run the same command again"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What making one video found out about it."""
+
+    frames: int = 0
+    fps: float = 0.0
+    width: int = 0
+    height: int = 0
+    status: str = "ok"  # or "truncated", "unreadable", "refused": then nothing is kept of it
+    reason: str = ""
+
+
+Make = Callable[[Item, Path], Facts]  # (what, into which file)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker process needs for every item."""
+
+    out: Path
+    make: Make
+    settings: str
+
+
+def produce(
+    out: Path, listing: Listing, make: Make, settings: str, workers: int, shard: tuple[int, int] = (0, 1)
+) -> None:
+    """Make what is missing of the listing in the folder `out`; of shard (i, n) every n-th video from the i-th on.
+
+    The journal in `out` says afterwards what became of each. `settings` names all that changes the bytes of a video.
+    """
+    begin(out, listing.name)
+    known = {e.path: e for e in journal.entries(journal.read(out))}
+    todo = ((item, known.get(item.path)) for item in islice(listing.items(), shard[0], None, shard[1]))
+    total = len(range(shard[0], listing.table.num_rows, shard[1]))
+    name = ".journal.jsonl" if shard[1] == 1 else f".journal-{shard[0]}-of-{shard[1]}.jsonl"
+    task = Task(out, make, settings)
+    failed = 0
+    with open(out / name, "ab") as log, tqdm(total=total, unit="video", disable=None, desc=listing.name) as bar:
+        if log.tell() and not _ends_with_newline(out / name):
+            log.write(b"\n")
+        for entry, is_new in _results(task, todo, workers):
+            failed += entry.status != "ok"
+            if is_new:
+                log.write(json.dumps(journal.record(entry)).encode() + b"\n")
+                log.flush()
+            bar.update()
+            bar.set_postfix(failed=failed, refresh=False)
+
+
+def begin(out: Path, name: str) -> None:
+    """Make the folder `out`, or accept it if it is a data set of this name, finished or not."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()) and _name_of(out) != name:
+            raise DataError(f"{out}: holds something else ({_name_of(out) or 'no data set'}); choose another --out")
+        (out / ".data_set").write_text(name, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written to ({error.strerror})") from None
+
+
+def _name_of(out: Path) -> str:
+    marker = out / ".data_set"
+    return marker.read_text(encoding="utf-8") if marker.is_file() else ""
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _results(task: Task, todo: Iterator[tuple[Item, Entry | None]], workers: int) -> Iterator[tuple[Entry, bool]]:
+    """(what became of it, whether that is news) of every item, as they finish."""
+    if workers <= 1:
+        yield from (_one(task, *each) for each in todo)
+        return
+    # spawn: a forked child inherits the locks of threads that it does not have.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_die_with_parent)
+    running: set[Future[tuple[Entry, bool]]] = set()
+    try:
+        while True:
+            running |= {pool.submit(_one, task, *each) for each in islice(todo, 4 * workers - len(running))}
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    except BrokenProcessPool:
+        raise DataError(
+            "a worker process was killed, perhaps for want of memory; the same command goes on from here, "
+            "with fewer --workers if it happens again"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _die_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _one(task: Task, item: Item, known: Entry | None) -> tuple[Entry, bool]:
+    identity = _identity(task.settings, item)
+    target = task.out / item.path
+    if known and known.status == "ok" and known.identity == identity and _size(target) == known.bytes:
+        return known, False
+    # Removed first: a child of a killed run may still be writing into a file of this name.
+    partial = target.parent / f".tmp-{hashlib.sha1(target.name.encode()).hexdigest()[:16]}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        facts = task.make(item, partial)
+        if facts.status != "ok":
+            partial.unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
+            _check_space(task.out, item.path)
+        size, checksum = (partial.stat().st_size, checksum_of(partial)) if facts.status == "ok" else (0, "")
+        if facts.status == "ok":
+            partial.replace(target)
+    except OSError as error:
+        _check_space(task.out, item.path)
+        raise DataError(f"{target}: cannot be written ({error.strerror})") from None
+    result = (facts.frames, facts.fps, facts.width, facts.height, facts.status, facts.reason)
+    return Entry(item.path, identity, size, checksum, *result), True
+
+
+def _identity(settings: str, item: Item) -> str:
+    """Changes when the settings or the source file change."""
+    try:
+        status = os.stat(item.source)
+        source = f"{status.st_size} {status.st_mtime_ns}"
+    except (OSError, ValueError):  # rendered data have no file; a missing one is found out by who reads it
+        source = ""
+    return hashlib.sha256(f"{settings}\0{item.source}\0{source}".encode()).hexdigest()[:24]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _check_space(out: Path, path: str) -> None:
+    free = shutil.disk_usage(out).free
+    if free < ENOUGH_BYTES:
+        raise DataError(NAME.format(out=out, free=free >> 20, path=path))
+
+
+def checksum_of(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
