@@ -1,0 +1,168 @@
+"""Recognition: one class a video.
+
+The views of a video (its clips x crops) are averaged into one answer, and that answer is what most figures are of;
+`clip` holds the same figures with every view counted by itself.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from vidkd import metrics
+from vidkd.errors import DataError
+from vidkd.tasks._base import BaseTask, Scored, TaskSection
+from vidkd.types import ClipBatch, View
+
+Aggregation = Literal["mean_probability", "mean_logit"]
+PREFIX: dict[Aggregation, str] = {"mean_probability": "log_probability/", "mean_logit": "logit/"}
+
+
+class Config(TaskSection):
+    label_smoothing: float = Field(default=0.0, ge=0, le=1)  # share of the target spread evenly over all classes
+    aggregation: Aggregation = "mean_probability"  # what is averaged over the views of a video
+    bootstrap: int = Field(default=0, ge=0)  # resamples of a second, bootstrapped interval of top-1; 0: none
+
+
+class Task(BaseTask[Config]):
+    primary = "top1"
+
+    def losses(self, batch: ClipBatch, student: View) -> dict[str, Tensor]:
+        target = batch.label if batch.target is None else batch.target.float()
+        return {"label": F.cross_entropy(student.logits.float(), target, label_smoothing=self.config.label_smoothing)}
+
+    def keep(self, view: View) -> dict[str, Tensor]:
+        return {"logits": view.logits.detach().float().cpu()}
+
+    def results(self, scored: Scored) -> dict[str, Any]:
+        logits = _checked(scored, len(self.classes))
+        scores = aggregate(logits, self.config.aggregation)
+        rank, confidence = _of_views(logits, scored.label)
+        return figures(
+            self.classes, self.config.aggregation, scored.label, scores, rank, confidence, self.config.bootstrap
+        )
+
+    def predictions(self, scored: Scored) -> dict[str, list[Any]]:
+        """Flat columns of text and numbers, from which `rescore` gets every figure again.
+
+        `view_rank` and `view_confidence` are lists with spaces between: for every view, how many classes came before
+        the label, and the probability of the best one. The last K columns are the averaged scores, one a class.
+        """
+        logits = _checked(scored, len(self.classes))
+        scores = aggregate(logits, self.config.aggregation)
+        rank, confidence = _of_views(logits, scored.label)
+        top = [[self.classes[i] for i in row] for row in metrics.order(scores)[:, :5].tolist()]
+        columns: dict[str, list[Any]] = {
+            "video": list(scored.ids),
+            "label": [self.classes[i] for i in scored.label.tolist()],
+            "prediction": [names[0] for names in top],
+            "confidence": metrics.confidence(scores).tolist(),
+            "top5": [" | ".join(names) for names in top],
+            "view_rank": [" ".join(map(str, row)) for row in rank.tolist()],
+            "view_confidence": [" ".join(f"{c:.9g}" for c in row) for row in confidence.tolist()],
+        }
+        prefix = PREFIX[self.config.aggregation]
+        return columns | {f"{prefix}{name}": scores[:, i].tolist() for i, name in enumerate(self.classes)}
+
+    def agreement(self, before: Scored, after: Scored) -> dict[str, Any]:
+        """How the answers of one network (the teacher) relate to those of another (the student): metrics.agreement."""
+        if before.ids != after.ids:
+            raise ValueError("agreement is between answers to the same videos in the same order")
+        first, second = (aggregate(_checked(s, len(self.classes)), self.config.aggregation) for s in (before, after))
+        return metrics.agreement(first, second, before.label)
+
+
+def aggregate(logits: Tensor, how: Aggregation) -> Tensor:
+    """[N, V, K] logits of views -> [N, K] float32: the log of the mean probability, or the mean logit."""
+    if how == "mean_logit":
+        return logits.double().mean(dim=1).float()
+    log_p = logits.double().log_softmax(dim=2)
+    return (log_p.logsumexp(dim=1) - math.log(logits.shape[1])).float()
+
+
+def figures(
+    classes: tuple[str, ...],
+    aggregation: Aggregation,
+    label: Tensor,
+    scores: Tensor,
+    view_rank: Tensor,
+    view_confidence: Tensor,
+    bootstrap: int = 0,
+) -> dict[str, Any]:
+    """Every figure from label [N], averaged scores [N, K] and what is kept of each view [N, V]."""
+    k, (n, views) = len(classes), view_rank.shape
+    rank, prediction = metrics.rank(scores, label), metrics.order(scores)[:, 0]
+    confusion = metrics.confusion_matrix(prediction, label, k)
+    found = metrics.summary(label, rank, metrics.confidence(scores), k)
+    if bootstrap:
+        found["top1_bootstrap"] = list(metrics.bootstrap_interval(rank == 0, bootstrap))
+    clip = metrics.summary(label.repeat_interleave(views), view_rank.flatten(), view_confidence.flatten(), k)
+    del clip["top1_interval"]  # the views of one video are not independent
+    return found | {
+        "n_videos": n,
+        "n_views": n * views,
+        "views_per_video": views,
+        "aggregation": aggregation,
+        "clip": clip,
+        "per_class": metrics.per_class(confusion, classes),
+        "confusion": confusion.tolist(),
+    }
+
+
+def rescore(columns: dict[str, list[Any]], bootstrap: int = 0) -> dict[str, Any]:
+    """What `results` said, from the columns that `predictions` wrote. DataError if they are not such columns."""
+    aggregation, classes = _header(columns)
+    video, prefix = columns["video"], PREFIX[aggregation]
+    if len(set(video)) != len(video) or not video:
+        raise DataError("the column video must name at least one video, and none of them twice")
+    position = {name: i for i, name in enumerate(classes)}
+    if foreign := [name for name in columns["label"] if name not in position]:
+        raise DataError(f"the label {foreign[0]!r} is none of the {len(classes)} classes that have scores")
+    label = torch.tensor([position[name] for name in columns["label"]])
+    try:
+        scores = torch.tensor([columns[f"{prefix}{name}"] for name in classes], dtype=torch.float32).T
+        rank = torch.tensor([[int(r) for r in row.split()] for row in columns["view_rank"]])
+        confidence = torch.tensor([[float(c) for c in row.split()] for row in columns["view_confidence"]])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"a score, a view_rank or a view_confidence is not a number, or one is missing ({error})"
+        ) from None
+    if not torch.isfinite(scores).all() or rank.ndim != 2 or rank.shape != confidence.shape or not rank.numel():
+        raise DataError("some score is not finite, or the views of a video do not have a rank and a confidence each")
+    for name, said, best in zip(video, columns["prediction"], metrics.order(scores)[:, 0].tolist(), strict=True):
+        if said != classes[best]:
+            raise DataError(
+                f"{name}: the prediction says {said!r} and the scores {classes[best]!r}; the file was changed"
+            )
+    return figures(classes, aggregation, label, scores, rank, confidence, bootstrap)
+
+
+def _header(columns: dict[str, list[Any]]) -> tuple[Aggregation, tuple[str, ...]]:
+    if missing := [c for c in ("video", "label", "prediction", "view_rank", "view_confidence") if c not in columns]:
+        raise DataError(f"lacks the column(s) {', '.join(missing)}: not the predictions of a recognition run")
+    for aggregation, prefix in PREFIX.items():
+        if classes := tuple(c.removeprefix(prefix) for c in columns if c.startswith(prefix)):
+            return aggregation, classes
+    raise DataError(f"lacks the scores: a column a class, named {' or '.join(p + 'CLASS' for p in PREFIX.values())}")
+
+
+def _of_views(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """[N, V, K], [N] -> the label's rank and the best class's probability, of every view by itself [N, V]."""
+    flat, views = logits.flatten(0, 1), logits.shape[1]
+    rank = metrics.rank(flat, label.repeat_interleave(views))
+    return rank.view(-1, views), metrics.confidence(flat).view(-1, views)
+
+
+def _checked(scored: Scored, num_classes: int) -> Tensor:
+    """The logits [N, V, K]; DataError names a video whose logits are not finite."""
+    logits = scored.kept["logits"]
+    if logits.ndim != 3 or logits.shape[0] != len(scored.ids) or logits.shape[2] != num_classes:
+        raise ValueError(f"logits must be [{len(scored.ids)}, V, {num_classes}], got {tuple(logits.shape)}")
+    bad = ~torch.isfinite(logits).flatten(1).all(dim=1)
+    if bad.any():
+        first = scored.ids[int(bad.int().argmax())]
+        raise DataError(f"the network's logits are not finite for {int(bad.sum())} video(s), the first is {first!r}")
+    return logits
