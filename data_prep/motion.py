@@ -32,9 +32,10 @@ CLASSES = {
 TURN = 1 << 16  # a coordinate is a 16-bit integer, once around the torus
 SLOWEST = (0.010, 0.010, 0.011, 0.012)  # of a turn a frame: of the frame's width, height, of 360 degrees, of the sizes
 FASTEST = (0.022, 0.022, 0.028, 0.028)
-RADIUS = (0.10, 0.25)  # of the frame: a shape at the two ends of its size phase
+RADIUS = (0.14, 0.30)  # of the frame: a shape at the two ends of its size phase
 FADE = 0.12  # of the size phase: where a shape appears and disappears
 FPS = 25
+RECIPE = 2  # one more whenever the same settings would make other pictures
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         licence="rendered by this program; no rights reserved",
     )
     make = functools.partial(make_clip, settings)
-    produce.produce(args.out, listing, make, f"motion {settings}", args.workers)
+    produce.produce(args.out, listing, make, f"motion {RECIPE} {settings}", args.workers)
     return writer.finish(args.out, listing, vars(settings))
 
 
@@ -131,10 +132,10 @@ def draw(rng: np.random.Generator, settings: Settings) -> Scene:
     start = rng.integers(0, TURN, (n, 4))
     start[:, 3] = start[0, 3] + np.arange(n) * TURN // n  # sizes evenly spread: some shape is always in full view
     direction = rng.uniform(0, 2 * np.pi)
-    drift_px = difficulty * rng.uniform(0.5, 3.0) * size / 96
-    backdrop = rng.uniform(0.3, 0.7) + 0.5 * difficulty * (_texture(rng, size, 1.3) - 0.5)
+    drift_px = difficulty * rng.uniform(0.5, 2.0) * size / 96
+    backdrop = rng.uniform(0.35, 0.65) + 0.7 * difficulty * (_texture(rng, size, 1.3, _colours(rng)) - 0.5)
     return Scene(
-        shapes=tuple(Shape(_outline(rng), _texture(rng, 128, 1.6)) for _ in range(n)),
+        shapes=tuple(Shape(_outline(rng), _texture(rng, 128, 1.6, _colours(rng))) for _ in range(n)),
         start=start.astype(np.uint16),
         speed=rng.uniform(),
         background=backdrop.astype(np.float32),
@@ -207,16 +208,21 @@ def _shifted(image: np.ndarray, by_px: np.ndarray) -> np.ndarray:
     return image * (1 - fy) + np.roll(image, 1, 0) * fy
 
 
-def _texture(rng: np.random.Generator, size: int, slope: float) -> np.ndarray:
-    """[size, size, 3] in 0..1, periodic: noise with power falling as 1/f^slope, between two random colours."""
+def _texture(rng: np.random.Generator, size: int, slope: float, colours: np.ndarray) -> np.ndarray:
+    """[size, size, 3] in 0..1, periodic: noise with power falling as 1/f^slope, between two colours [2, 3]."""
     fy, fx = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :]
     strength = np.hypot(fx, fy)
     strength[0, 0] = np.inf
     spectrum = np.fft.rfft2(rng.standard_normal((size, size))) * strength**-slope
     noise = np.fft.irfft2(spectrum, (size, size))
     blend = 1 / (1 + np.exp(-3 * noise / noise.std()))
-    first, second = rng.uniform(0, 1, (2, 3))
+    first, second = colours
     return (first + (second - first) * blend[..., None]).astype(np.float32)
+
+
+def _colours(rng: np.random.Generator) -> np.ndarray:
+    """[2, 3]: a dark one and a bright one."""
+    return np.stack([rng.uniform(0, 0.4, 3), rng.uniform(0.6, 1, 3)])
 
 
 def _outline(rng: np.random.Generator) -> np.ndarray:
