@@ -128,13 +128,20 @@ class Mixed(nn.Module):
         return torch.cat(branches, dim=1)
 
 
-class I3D(nn.Module):
-    """[B, 3, T, H, W] in [-1, 1] -> logits [B, K]: the mean of the logits of the clip's steps.
+def pool_steps(features: Tensor) -> Tensor:
+    """[B, C, T', h, w] -> [B, C, S, 1, 1]: means over the whole of h x w and over windows of 2 samples in time.
 
-    The original head averages windows of 2 x 7 x 7 at stride 1, which at 224 px makes one place and T' - 1 steps of the
-    T' samples of Mixed_5c. Here the whole of h x w is averaged, whatever its size, and windows of 2 samples in time
-    (of 1 where there is but 1): the same numbers at 224 px, and an answer at any other size and length.
+    The windows overlap, so S = T' - 1; where T' is 1, so is S.
+
+    The published head averages windows of 2 x 7 x 7 instead. At 224 px, where h and w are 7, that is the same numbers;
+    at other sizes this gives an answer where that one fails (below 7) or weighs the middle more (above 7).
     """
+    spatial = features.mean((3, 4), keepdim=True)
+    return F.avg_pool3d(spatial, (min(2, spatial.shape[2]), 1, 1), stride=1)
+
+
+class I3D(nn.Module):
+    """[B, 3, T, H, W] in [-1, 1] -> logits [B, K]: the mean of the logits of the clip's steps."""
 
     def __init__(self, num_classes: int, depth: Depth, stem_stride_t: int, dropout: float) -> None:
         super().__init__()
@@ -161,9 +168,7 @@ class I3D(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         """[B, 1024, T', h, w] -> [B, K]."""
-        steps = features.mean((3, 4), keepdim=True)
-        steps = F.avg_pool3d(steps, (min(2, steps.shape[2]), 1, 1), stride=1)
-        return self.logits(self.dropout(steps)).mean((2, 3, 4))
+        return self.logits(self.dropout(pool_steps(features))).mean((2, 3, 4))
 
     def forward(self, video: Tensor) -> Tensor:
         return self.classify(self.features(video))
