@@ -6,6 +6,7 @@ A video is opened, read and closed: a decord reader that is kept goes on decodin
 
 import functools
 import importlib.util
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,8 +131,9 @@ def decoder_versions() -> dict[str, str]:
 
 
 def _undecodable(path: Path, decoder: str, error: Exception) -> DataError:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return DataError(f"{path}: {decoder} cannot decode it ({reason[-1][:200]}); {REMEDY}")
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    reason = re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", reason)  # decord's time of day and line of C++
+    return DataError(f"{path}: {decoder} cannot decode it ({reason[:200]}); {REMEDY}")
 
 
 def _inexact(path: Path, decoder: str) -> DataError:
@@ -206,15 +208,14 @@ def _closed_groups(packets: Iterator[Any]) -> bool:
 
 
 class _Decord:
-    """decord on one thread: jumps to the frames where that is exact, else reads from the start."""
+    """decord on one thread. Refuses what it cannot jump in: it returns other frames there, and says nothing."""
 
     def __init__(self, path: Path, facts: Facts) -> None:
         import decord  # noqa: TID251  here is where it may be imported
 
-        if facts.kind == "mpegts":  # not even in sequence: it starts with the second group of pictures
+        if not facts.seekable:
             raise _inexact(path, "decord")
         self.errors: tuple[type[Exception], ...] = (RuntimeError, decord.DECORDError)
-        self.seekable = facts.seekable
         decord.logging.set_level(decord.logging.QUIET)
         try:
             self.reader: Any = decord.VideoReader(str(path), num_threads=1)
@@ -238,9 +239,7 @@ class _Decord:
         within = [i for i in indices if i < self.frames]
         if not within:
             return torch.empty(0, 3, 1, 1, dtype=torch.uint8)
-        wanted = within if self.seekable else list(range(within[-1] + 1))
-        frames = dlpack.from_dlpack(self.reader.get_batch(wanted).to_dlpack()).permute(0, 3, 1, 2)
-        return frames if self.seekable else frames[within]
+        return dlpack.from_dlpack(self.reader.get_batch(within).to_dlpack()).permute(0, 3, 1, 2)
 
     def close(self) -> None:
         self.reader = None
@@ -318,7 +317,7 @@ def _pixels(frame: Any) -> Tensor:
 
 
 class _TorchCodec:
-    """torchcodec (optional), exact seek mode. Refuses what it cannot seek in: it is frames off there."""
+    """torchcodec (optional), its exact mode. Refuses what it cannot jump in, as decord."""
 
     def __init__(self, path: Path, facts: Facts) -> None:
         from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
