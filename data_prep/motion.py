@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.pipeline import ffmpeg, produce, writer
+from data_prep.pipeline import ffmpeg, prepare, produce, writer
 from data_prep.pipeline.listing import Item, Listing, table_of
 from vidkd.errors import ConfigError
 
@@ -35,6 +35,7 @@ FASTEST = (0.022, 0.022, 0.028, 0.028)
 RADIUS = (0.14, 0.30)  # of the frame: a shape at the two ends of its size phase
 FADE = 0.12  # of the size phase: where a shape appears and disappears
 FPS = 25
+TIMEOUT_S = 60.0
 RECIPE = 2  # one more whenever the same settings would make other pictures
 
 
@@ -73,6 +74,7 @@ class Scene:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = Settings()
+    prepare.add_output_arguments(parser)
     parser.add_argument("--train", type=int, default=320, help="clips to train on (default: %(default)s)")
     parser.add_argument("--val", type=int, default=0, help="clips to validate on (default: %(default)s)")
     parser.add_argument("--test", type=int, default=160, help="clips to test on (default: %(default)s)")
@@ -119,8 +121,9 @@ def make_clip(settings: Settings, item: Item, target: Path) -> produce.Facts:
     rng = np.random.default_rng([settings.seed, ["train", "val", "test"].index(part), int(i)])
     video = render(draw(rng, settings), item.label, settings)
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{settings.size}x{settings.size}", "-r", str(FPS), "-i", "-"]
-    ffmpeg.run([*raw, *ffmpeg.encoding(settings.crf, "veryfast"), str(target)], stdin=video.tobytes())
-    return produce.Facts(settings.frames, FPS, settings.size, settings.size)
+    ffmpeg.run([*raw, *ffmpeg.encoding(settings.crf, "veryfast"), str(target)], TIMEOUT_S, video.tobytes())
+    made = ffmpeg.read(target, "mov", TIMEOUT_S)
+    return produce.Facts(made.frames, FPS, made.width, made.height)
 
 
 # A clip: what is in it, where it is at frame t, how it looks.

@@ -1,16 +1,38 @@
 """The ffmpeg program, and the one way in which prepared videos are encoded."""
 
 import functools
+import re
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 
 import imageio_ffmpeg
 
+from vidkd.data import container
+
 GOP = 16  # frames from key frame to key frame: the fastest random access for its size (docs/performance.md)
+STREAM = re.compile(r"Stream #0:\d+.*?: Video: .*?, (\d+)x(\d+)(.*)")
+RATE = re.compile(r"([\d.]+)(k?) fps")
+TURNED = re.compile(r"rotation of -?(90|270)")
+COMPLAINT = re.compile(r"\[(?:error|fatal)\] (.*)")
+FRAMES = re.compile(r"\bframe= *(\d+)")
 
 
 class FfmpegError(Exception):
     """ffmpeg failed or took too long; the text is the last thing it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What ffmpeg said about a video while it read it."""
+
+    width: int  # px, as shown: after the rotation that the file asks for
+    height: int
+    fps: Fraction | None  # the mean; None where the file does not say
+    frames: int  # decoded
+    complaints: tuple[str, ...]  # of its decoder and demuxer, in order
 
 
 @functools.cache
@@ -24,27 +46,60 @@ def version() -> str:
     return head.splitlines()[0]
 
 
+def source(path: Path, kind: str) -> list[str]:
+    """The options to read the video file `path`, of the container `kind`: it, and nothing else, with bounds."""
+    bounds = ["-max_pixels", str(container.MAX_PIXELS), "-protocol_whitelist", "file"]
+    return [*bounds, "-threads", "1", "-f", kind, "-i", f"file:{path.absolute()}", "-map", "0:V:0"]
+
+
 def encoding(crf: int, preset: str) -> list[str]:
     """H.264 in MP4 that every decoder can enter at any frame, the same bytes each time."""
     gop = ["-g", str(GOP), "-keyint_min", str(GOP), "-sc_threshold", "0", "-bf", "0", "-flags", "+cgop+bitexact"]
     picture = ["-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", preset, "-crf", str(crf), "-threads", "1"]
-    container = ["-map_metadata", "-1", "-fflags", "+bitexact", "-movflags", "+faststart", "-f", "mp4"]
-    return [*picture, *gop, *container]
+    file = ["-map_metadata", "-1", "-map_chapters", "-1", "-fflags", "+bitexact", "-movflags", "+faststart"]
+    return [*picture, *gop, *file, "-f", "mp4"]
 
 
-def run(arguments: Sequence[str], stdin: bytes | None = None, timeout_s: float = 600) -> tuple[str, str]:
-    """Run ffmpeg; what it wrote to stdout and to stderr. FfmpegError if it failed."""
-    command = [executable(), "-hide_banner", "-loglevel", "error", *([] if stdin else ["-nostdin"]), "-y", *arguments]
+def read(path: Path, kind: str, timeout_s: float, first_frames: int = container.MAX_FRAMES) -> Report:
+    """Decode the video, or its first frames, and report on it."""
+    counted = ["-frames:v", str(first_frames), "-fps_mode", "passthrough", "-f", "null", "-"]
+    return report(run([*source(path, kind), *counted], timeout_s=timeout_s))
+
+
+def run(arguments: Sequence[str], timeout_s: float, stdin: bytes = b"") -> str:
+    """Run ffmpeg; what it said. FfmpegError if it failed."""
+    level = ["-hide_banner", "-nostats", "-loglevel", "repeat+level+info", "-stats"]
+    command = [executable(), *level, *([] if stdin else ["-nostdin"]), "-y", *arguments]
     try:
-        done = subprocess.run(command, input=stdin or b"", capture_output=True, timeout=timeout_s, check=False)
+        done = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired:
         raise FfmpegError(f"it took more than {timeout_s:g} s") from None
     said = done.stderr.decode("utf-8", "replace")
     if done.returncode:
-        raise FfmpegError(last_line(said) or f"ffmpeg ended with status {done.returncode}")
-    return done.stdout.decode("utf-8", "replace"), said
+        complaints = COMPLAINT.findall(said) or said.split("\n")[-2:-1]
+        raise FfmpegError(complaints[0][:200] if complaints else f"ffmpeg ended with status {done.returncode}")
+    return said
 
 
-def last_line(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
+def report(said: str) -> Report:
+    """What ffmpeg said, in figures."""
+    stream = STREAM.search(said)
+    if stream is None:
+        raise FfmpegError("it holds no picture")
+    width, height = int(stream[1]), int(stream[2])
+    if TURNED.search(said):
+        width, height = height, width
+    rate = RATE.search(stream[3])
+    counts = FRAMES.findall(said)
+    frames = int(counts[-1]) if counts else 0
+    complaints = tuple(text.strip()[:200] for text in COMPLAINT.findall(said))
+    return Report(width, height, _exact(rate) if rate else None, frames, complaints)
+
+
+def _exact(rate: re.Match[str]) -> Fraction:
+    """The frame rate that ffmpeg rounded to two digits."""
+    shown = Fraction(rate[1]) * (1000 if rate[2] else 1)
+    for whole in (24, 30, 48, 60, 120):
+        if abs(Fraction(whole * 1000, 1001) - shown) <= Fraction(1, 200):
+            return Fraction(whole * 1000, 1001)
+    return shown

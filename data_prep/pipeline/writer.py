@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute
 
 from data_prep.pipeline import ffmpeg, journal
 from data_prep.pipeline.listing import Listing
 from data_prep.pipeline.produce import checksum_of
 from vidkd.data import index
+from vidkd.data.index import pc
 from vidkd.errors import DataError
 
-pc: Any = pyarrow.compute  # its functions are made at import time, where no type checker sees them
 SHOWN = 10  # failures printed; all of them are in the index
 
 
@@ -43,6 +42,12 @@ def finish(out: Path, listing: Listing, settings: dict[str, Any], allow_failures
         file=sys.stderr,
     )
     return 2
+
+
+def is_complete(out: Path, listing: Listing) -> bool:
+    """Whether every video of the listing has been dealt with, by this shard or another."""
+    paths = journal.read(out)["path"]
+    return bool(pc.all(pc.is_in(listing.table["path"], value_set=paths.combine_chunks())).as_py())
 
 
 def _joined(out: Path, listing: Listing) -> pa.Table:

@@ -1,0 +1,75 @@
+"""Videos in one folder a class: `<root>/<class>/<video>`, or with the parts given, `<root>/train/<class>/<video>`.
+
+Where there are no folders train, val and test, a part of every class is drawn at random to test on.
+"""
+
+import argparse
+from pathlib import Path
+
+from data_prep.pipeline import holdout, official, prepare
+from data_prep.pipeline.listing import Item, Listing, table_of
+from vidkd.errors import ConfigError, DataError
+
+PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    prepare.add_arguments(parser)
+    parser.add_argument("--name", help="of the data set (default: the name of the root)")
+    parser.add_argument(
+        "--test-fraction", type=float, default=0.2, metavar="F", help="to test on (default: %(default)s)"
+    )
+    parser.add_argument("--split-seed", type=int, default=0, metavar="SEED", help="another one draws another test part")
+    parser.add_argument(
+        "--flip-changes-labels", action="store_true", help="a mirrored video may be of another class: never flip"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    prepare.check(args)
+    if not 0 <= args.test_fraction < 1:
+        raise ConfigError("--test-fraction must be 0 or more and below 1")
+    if not args.root.is_dir():
+        raise ConfigError(f"--root {args.root}: not a folder")
+    items = _with_parts(args.root) or _drawn(args.root, args.test_fraction, args.split_seed)
+    if not items:
+        raise DataError(f"{args.root}: no videos in folders of classes, <root>/<class>/<video>, were found")
+    listing = Listing(
+        name=args.name or args.root.absolute().name,
+        classes=tuple(sorted({item.label for item in items})),
+        splits=("split1",),
+        table=table_of(items, ("split1",)),
+        horizontal_flip="changes_labels" if args.flip_changes_labels else "keeps_labels",
+        licence="not stated",
+        notes={"split": "from folders" if _has_parts(args.root) else "drawn at random"},
+    )
+    return prepare.run(listing, args)
+
+
+def _has_parts(root: Path) -> bool:
+    return (root / "train").is_dir()
+
+
+def _with_parts(root: Path) -> list[Item]:
+    if not _has_parts(root):
+        return []
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if strange := [path.name for path in folders if path.name not in PARTS]:
+        raise DataError(f"{root}: beside train/ there may be val/ and test/ only, not {strange[0]!r}")
+    return [item for path in folders for item in _items(path, path.name + "/", PARTS[path.name])]
+
+
+def _drawn(root: Path, fraction: float, seed: int) -> list[Item]:
+    items = _items(root, "", "train")
+    test = holdout.choose([i.label for i in items], [i.path for i in items], fraction, seed) if fraction else set()
+    return [Item(i.path, i.source, i.label, i.group, ("test",)) if i.path in test else i for i in items]
+
+
+def _items(root: Path, prefix: str, part: str) -> list[Item]:
+    items = []
+    for path in official.videos_under(root):
+        label, *rest = path.relative_to(root).parts
+        if rest:
+            target = "/".join([official.folder_of(label), *rest[:-1], f"{path.stem}.mp4"])
+            items.append(Item(prefix + target, str(path.absolute()), label, parts=(part,)))
+    return items

@@ -1,0 +1,61 @@
+"""Kinetics-400, -600 and -700: csv files with label, youtube_id, time_start, time_end and split.
+
+`--root` holds the clips, <id>_<start>_<end>.mp4 (six digits each) or <id>.mp4, in folders of any depth. --annotations
+holds train.csv, val.csv (or validate.csv) and test.csv (default: looked for in the root). Clips vanish from YouTube:
+no two copies are alike, so --allow-missing says how many are missing and goes on, and results should name that number.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.pipeline import official, prepare
+from data_prep.pipeline.listing import Listing, table_of
+from data_prep.pipeline.official import Named
+from vidkd.errors import DataError
+
+SPLITS = ("split1",)
+COLUMNS = ("label", "youtube_id", "time_start", "time_end")
+PLACES = (".", "annotations", "../annotations")
+PARTS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
+LICENCE = "annotations: Creative Commons Attribution 4.0, as Google states; the videos belong to their uploaders"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    prepare.add_arguments(parser)
+    official.add_arguments(parser)
+    parser.add_argument("--classes", type=Path, metavar="FILE", help="one class a line (default: sorted by name)")
+    parser.add_argument("--name", default="kinetics", help="kinetics400, ... (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    prepare.check(args)
+    folder = official.find_folder(args, PLACES, "*train*.csv", "the csv files")
+    files = [path for path in sorted(folder.glob("*.csv")) if part_of(path)]
+    names = official.lines(args.classes) if args.classes else sorted({v.label for f in files for v in read(f, None)})
+    found = official.by_stem(args.root)
+    named = (video for file in files for video in read(file, found))
+    items, present, notes = official.match(args.root, named, names, args.allow_missing, found)
+    listing = Listing(args.name, present, SPLITS, table_of(items, SPLITS), "keeps_labels", LICENCE, tuple(files), notes)
+    return prepare.run(listing, args)
+
+
+def part_of(path: Path) -> str:
+    """The part a csv file lists, by its name: kinetics_train.csv, val.csv; nothing for other files."""
+    words = path.stem.lower().replace("-", "_").split("_")
+    return next((PARTS[word] for word in words if word in PARTS), "")
+
+
+def read(path: Path, found: dict[str, Path] | None) -> Iterator[Named]:
+    """The labelled videos of one csv file, each under the name it has among the files found."""
+    part = part_of(path)
+    for row in official.rows(path, ("youtube_id", "time_start", "time_end")):
+        if not row.get("label"):
+            continue  # the test parts of some releases have no labels
+        try:
+            start, end = (int(float(row[name])) for name in COLUMNS[2:])
+        except ValueError:
+            raise DataError(f"{path}: {row['youtube_id']!r} has no times in seconds") from None
+        long = f"{row['youtube_id']}_{start:06d}_{end:06d}"
+        stem = row["youtube_id"] if found and long not in found and row["youtube_id"] in found else long
+        yield Named(stem, row["label"], row["youtube_id"], (part,))

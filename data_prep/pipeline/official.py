@@ -1,0 +1,154 @@
+"""Official lists of labels and splits, and the videos on disk that they name."""
+
+import argparse
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.pipeline.listing import Item
+from vidkd.errors import DataError
+
+SUFFIXES = {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".vob", ".ts", ".m2ts", ".mts", ".wmv"}
+SUFFIXES |= {".asf", ".flv", ".ogv", ".ogg", ".3gp", ".3g2", ".divx"}
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A video that a list names, by the name of its file without folder and suffix."""
+
+    stem: str
+    label: str
+    group: str
+    parts: tuple[str, ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of data sets with official lists."""
+    parser.add_argument("--annotations", type=Path, help="the folder with the official lists (default: looked for)")
+    parser.add_argument("--allow-missing", action="store_true", help="go on if listed videos are not on disk")
+
+
+def videos_under(root: Path) -> Iterator[Path]:
+    """Every file below `root` with the suffix of a video, in the order of names; hidden ones are passed over."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+                yield Path(folder, name)
+
+
+def by_stem(root: Path) -> dict[str, Path]:
+    """The videos below `root` by name; DataError if two files of one name differ in size."""
+    found: dict[str, Path] = {}
+    for path in videos_under(root):
+        first = found.setdefault(path.stem, path)
+        if first is not path and first.stat().st_size != path.stat().st_size:
+            raise DataError(f"{first} and {path}: two different videos of one name; remove one of them")
+    if not found:
+        raise DataError(f"{root}: no videos were found in it")
+    return found
+
+
+def match(
+    root: Path,
+    named: Iterable[Named],
+    classes: Iterable[str],
+    allow_missing: bool,
+    found: dict[str, Path] | None = None,
+) -> tuple[list[Item], tuple[str, ...], dict[str, object]]:
+    """The items on disk in the order of the list, the classes that have any, and notes on what is missing."""
+    found = by_stem(root) if found is None else found
+    items, missing, wanted = [], [], 0
+    for video in named:
+        wanted += 1
+        path = found.get(video.stem)
+        if path is None:
+            missing.append(video.stem)
+            continue
+        target = f"{folder_of(video.label)}/{video.stem}.mp4"
+        items.append(Item(target, str(path.absolute()), video.label, video.group, video.parts))
+    if missing and not allow_missing:
+        raise DataError(
+            f"{root}: {len(missing)} of the {wanted} videos that the lists name are not there, the first is "
+            f"{missing[0]!r}; get them, or go on without them with --allow-missing"
+        )
+    present = {item.label for item in items}
+    notes: dict[str, object] = {"listed": wanted, "missing": len(missing), "unlisted": len(found) - len(items)}
+    return items, tuple(name for name in classes if name in present), notes
+
+
+def folder_of(label: str) -> str:
+    """A folder for a class, whatever the class is called."""
+    name = label.replace("/", "_").replace("\\", "_")
+    return f"_{name}" if name.startswith((".", "-")) or not name else name
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a list that are not blank; DataError if it cannot be read."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a text in UTF-8") from None
+
+
+def rows(path: Path, needed: Iterable[str]) -> Iterator[dict[str, str]]:
+    """The rows of a table with a header; DataError if a column is missing."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if lacking := [name for name in needed if name not in (reader.fieldnames or [])]:
+                raise DataError(f"{path}: lacks the column(s) {', '.join(lacking)}")
+            yield from reader
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a table ({error})") from None
+
+
+def find_folder(args: argparse.Namespace, candidates: Iterable[str], pattern: str, what: str) -> Path:
+    """The folder with the official lists: --annotations, or the first of the candidates below --root that has any."""
+    if args.annotations is not None:
+        if not any(args.annotations.glob(pattern)):
+            raise DataError(f"--annotations {args.annotations}: has no {pattern}, the names of {what}")
+        return args.annotations
+    for name in candidates:
+        folder = args.root / name
+        if any(folder.glob(pattern)):
+            return folder
+    raise DataError(f"{args.root}: no {pattern} in it; get {what} and name their folder with --annotations")
+
+
+def hmdb_splits(folder: Path, numbers: tuple[int, ...]) -> tuple[dict[str, dict[str, tuple[str, ...]]], list[Path]]:
+    """class -> video -> its part in each split, from files <class>_test_split<N>.txt, and these files.
+
+    A line is the name of a video and 1 for train, 2 for test, 0 for neither.
+    """
+    meaning = {"0": "", "1": "train", "2": "test"}
+    classes = sorted(p.name.removesuffix(f"_test_split{numbers[0]}.txt") for p in _split_files(folder, numbers[0]))
+    files, table = [], {}
+    for name in classes:
+        parts: dict[str, list[str]] = {}
+        for column, number in enumerate(numbers):
+            path = folder / f"{name}_test_split{number}.txt"
+            files.append(path)
+            for line in lines(path):
+                video, _, code = line.rpartition(" ")
+                if code not in meaning or not video.strip():
+                    raise DataError(f"{path}: {line!r} is not the name of a video and 0, 1 or 2")
+                parts.setdefault(Path(video.strip()).stem, [""] * len(numbers))[column] = meaning[code]
+        table[name] = {video: tuple(each) for video, each in parts.items()}
+    return table, files
+
+
+def hmdb_source(stem: str, label: str) -> str:
+    """The film or video that a clip of HMDB51 is cut from: its name up to the action."""
+    source, found, _ = stem.rpartition(f"_{label}_")
+    return source if found else stem
+
+
+def _split_files(folder: Path, number: int) -> list[Path]:
+    return list(folder.glob(f"*_test_split{number}.txt"))

@@ -1,0 +1,82 @@
+"""From a listing of video files to a prepared data set: the options and the steps that all such data sets share."""
+
+import argparse
+import functools
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from data_prep.pipeline import holdout, produce, writer
+from data_prep.pipeline.listing import Listing
+from data_prep.pipeline.transcode import Settings, transcode
+from vidkd.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every data set that is made from video files."""
+    defaults = Settings()
+    parser.add_argument("--root", type=Path, required=True, help="where the videos lie; nothing in it is changed")
+    add_output_arguments(parser)
+    parser.add_argument(
+        "--short-side", type=_short_side, default=defaults.short_side, metavar="PX", help="px, or `source` (128)"
+    )
+    parser.add_argument("--copy", action="store_true", help="take H.264 .mp4 as they are: link or copy, check, count")
+    parser.add_argument("--crf", type=int, default=defaults.crf, help="x264's quality (default: %(default)s)")
+    parser.add_argument("--timeout", type=float, default=defaults.timeout_s, metavar="S", help="a video (600 s)")
+    parser.add_argument("--allow-failures", type=int, default=0, metavar="N", help="use the rest if so many fail (0)")
+    parser.add_argument(
+        "--holdout", type=float, default=0.0, metavar="F", help="the fraction of train to make part val, whole groups"
+    )
+    parser.add_argument("--holdout-seed", type=int, default=0, metavar="SEED")
+    parser.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="make every N-th video, from I on")
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="the prepared folder, made here")
+    parser.add_argument("--workers", type=int, default=cores(), help="processes (default: %(default)s)")
+
+
+def check(args: argparse.Namespace) -> None:
+    """ConfigError where the options contradict each other or the disk."""
+    root, out = args.root.absolute(), args.out.absolute()
+    if not args.root.exists():
+        raise ConfigError(f"--root {args.root}: no such file or folder")
+    if out == root or root in out.parents or out in root.parents:
+        raise ConfigError(f"--out {args.out}: must lie beside --root {args.root}, which is never changed")
+    if not 0 <= args.holdout < 1 or not 0 <= args.crf <= 51 or args.timeout <= 0 or args.workers < 0:
+        raise ConfigError("--holdout must be 0 or more and below 1, --crf 0 to 51, --timeout above 0")
+
+
+def run(listing: Listing, args: argparse.Namespace) -> int:
+    """Make the prepared data set; the exit status of the command."""
+    check(args)
+    if args.holdout:
+        listing = holdout.hold_out(listing, args.holdout, args.holdout_seed)
+    settings = Settings(args.short_side, args.crf, copy=args.copy, timeout_s=args.timeout)
+    make = functools.partial(transcode, settings)
+    produce.produce(args.out, listing, make, str(settings), args.workers, args.shard)
+    if args.shard[1] > 1 and not writer.is_complete(args.out, listing):
+        print(f"{args.out}: shard {args.shard[0]} of {args.shard[1]} is done; the last shard to end writes the index")
+        return 0
+    held_out = {"holdout": args.holdout, "holdout_seed": args.holdout_seed} if args.holdout else {}
+    return writer.finish(args.out, listing, {**asdict(settings), **held_out}, args.allow_failures)
+
+
+def cores() -> int:
+    """The processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _short_side(text: str) -> int:
+    if text == "source":
+        return 0
+    if not text.isdecimal() or not 16 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"must be 16 to 4096 or `source`, not {text!r}")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 0 to N-1, not {text!r}")
+    return int(i), int(n)

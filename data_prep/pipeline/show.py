@@ -1,0 +1,66 @@
+"""Write a contact sheet of a prepared data set: a row a video, frames from its start to its end."""
+
+import argparse
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from vidkd.data import index
+from vidkd.data.index import pc
+from vidkd.errors import ConfigError, DataError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="a prepared data set")
+    parser.add_argument("--sheet", type=Path, required=True, help="the picture to write: .png, .jpg, .pdf, .svg")
+    parser.add_argument("--videos", type=int, default=16, help="rows, the classes in turn (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=8, help="columns (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.videos < 1 or args.frames < 1:
+        raise ConfigError("--videos and --frames must be 1 or more")
+    data = index.read(args.folder)
+    rows = _pick(data, args.videos)
+    try:
+        _draw(data, rows, args.frames, args.sheet)
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise ConfigError(f"--sheet {args.sheet}: cannot be written ({error})") from None
+    print(f"{args.sheet}: {len(rows)} of {data.table.num_rows} videos of {data.name}")
+    return 0
+
+
+def _pick(data: index.Index, count: int) -> list[dict[str, Any]]:
+    """Videos of every class in turn."""
+    usable = data.table.filter(pc.equal(data.table["status"], "ok"))
+    per_class = -(-count // len(data.classes))
+    picked = [usable.filter(pc.equal(usable["label"], name)).slice(0, per_class).to_pylist() for name in data.classes]
+    turns = [rows[turn] for turn in range(per_class) for rows in picked if turn < len(rows)]
+    if not turns:
+        raise DataError(f"{data.root}: no video in it is ok")
+    return turns[:count]
+
+
+def _draw(data: index.Index, rows: list[dict[str, Any]], columns: int, sheet: Path) -> None:
+    from matplotlib.figure import Figure  # both are slow to import, and only this command needs them
+
+    from vidkd.data.decode import open_video
+
+    figure = Figure(figsize=(1.5 * columns + 2, 1.3 * len(rows)), dpi=80, layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, row in zip(axes, rows, strict=True):
+        at = [round(i * (row["frames"] - 1) / max(columns - 1, 1)) for i in range(columns)]
+        with open_video(data.root / row["path"]) as video:
+            frames = video.get(at).permute(0, 2, 3, 1).numpy()
+        for axis, frame, t in zip(line, frames, at, strict=True):
+            axis.imshow(frame)
+            axis.set_axis_off()
+            axis.set_title(f"{t / row['fps']:.2f} s", fontsize=6, pad=1)
+        parts = " ".join(row[name] or "-" for name in data.splits)
+        text = f"{row['label']}\n{row['width']}x{row['height']}, {row['frames']} frames\n{parts}"
+        text = "\n".join(textwrap.shorten(part, 34) for part in text.splitlines())
+        line[0].text(-0.08, 0.5, text, fontsize=7, ha="right", va="center", transform=line[0].transAxes)
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(sheet)

@@ -1,0 +1,128 @@
+"""One source video to one prepared video, or the reason why not."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.pipeline import complete, ffmpeg
+from data_prep.pipeline.ffmpeg import FfmpegError, Report
+from data_prep.pipeline.listing import Item
+from data_prep.pipeline.produce import Facts
+from vidkd.data import container
+from vidkd.errors import DataError
+
+DAMAGE = 0.05  # decoder complaints a frame, from which on a video is unreadable
+UNKNOWN_FPS = 25  # where the file does not say
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How videos are encoded."""
+
+    short_side: int = 128  # px; 0 keeps the source's size
+    crf: int = 23
+    preset: str = "veryfast"
+    copy: bool = False  # take H.264 in MP4 as it is: quick to prepare, slower to read where it has B-frames
+    timeout_s: float = 600.0
+
+    def __str__(self) -> str:
+        return f"transcode 1 {self.short_side} {self.crf} {self.preset} {self.copy}"
+
+
+def transcode(settings: Settings, item: Item, target: Path) -> Facts:
+    """Make `target` from the item's source; on failure the status and reason say why."""
+    path = Path(item.source)
+    kind, found = look(path)
+    if found.status != "ok":
+        return found
+    try:
+        if settings.copy and container.inspect(path).codec == "avc1":
+            return _copied(path, kind, target, settings)
+        return _encoded(path, kind, target, settings)
+    except FfmpegError as error:
+        return _failed(path, "unreadable", str(error))
+
+
+def look(path: Path) -> tuple[str, Facts]:
+    """The container of a file, and whether a decoder should get to see it: by its bytes alone."""
+    try:
+        if not path.is_file():
+            gone = "it is not there" if not path.exists() else "not a regular file"
+            return "", _failed(path, "refused", gone)
+        with path.open("rb") as file:
+            kind = container.sniff(file.read(1024))
+        if kind and (missing := complete.missing_bytes(path, kind)):
+            return kind, _failed(path, "truncated", f"at least {missing} bytes are missing at its end")
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
+        reason = getattr(error, "strerror", None) or str(error)
+        return "", _failed(path, "unreadable", f"cannot be read ({reason})")
+    try:
+        container.inspect(path)
+    except DataError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        cut = kind == "mov" and "cut short" in reason
+        damaged = "damaged" in reason
+        return kind, _failed(path, "truncated" if cut else "unreadable" if damaged else "refused", reason)
+    return kind, Facts()
+
+
+def output_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Even sides with the source's shape: the short one `short_side`, never larger than the source; 0 keeps it."""
+    short = min(width, height)
+    wanted = min(short, short_side) if short_side else short
+    scale = wanted / short
+    return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
+
+
+def _copied(path: Path, kind: str, target: Path, settings: Settings) -> Facts:
+    seen = ffmpeg.read(path, kind, settings.timeout_s)
+    if bad := _judge(path, seen, container.inspect(path).frames):
+        return bad
+    try:
+        os.link(path, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(path, target)
+    return Facts(seen.frames, float(seen.fps or UNKNOWN_FPS), seen.width, seen.height, reason=_remark(seen))
+
+
+def _encoded(path: Path, kind: str, target: Path, settings: Settings) -> Facts:
+    first = ffmpeg.read(path, kind, settings.timeout_s, first_frames=1)
+    fps = first.fps or UNKNOWN_FPS
+    width, height = output_size(first.width, first.height, settings.short_side)
+    # Time stamps are set anew, evenly: every frame once, whatever stamps the source has.
+    scale = f"scale={width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
+    picture = f"{scale},settb=1/({fps}),setpts=N"
+    timing = ["-fps_mode", "passthrough", "-enc_time_base", "filter", "-frames:v", str(container.MAX_FRAMES + 1)]
+    command = [*ffmpeg.source(path, kind), "-an", "-sn", "-dn", "-vf", picture, *timing]
+    encoding = ffmpeg.encoding(settings.crf, settings.preset)
+    seen = ffmpeg.report(ffmpeg.run([*command, *encoding, str(target)], settings.timeout_s))
+    if bad := _judge(path, seen, container.inspect(path).frames):
+        return bad
+    made = ffmpeg.read(target, "mov", settings.timeout_s)
+    if made.frames != seen.frames or made.complaints:
+        return _failed(path, "unreadable", f"{seen.frames} frames went in and {made.frames} came out")
+    return Facts(made.frames, float(fps), made.width, made.height, reason=_remark(seen))
+
+
+def _judge(path: Path, seen: Report, announced: int) -> Facts | None:
+    """What is wrong with a video that could be read, if anything; `announced` frames, 0 if unknown."""
+    if seen.frames == 0:
+        return _failed(path, "unreadable", seen.complaints[0] if seen.complaints else "it has no frames")
+    if seen.frames > container.MAX_FRAMES:
+        return _failed(path, "refused", f"more than {container.MAX_FRAMES} frames")
+    first = f"; the first complaint: {seen.complaints[0]}" if seen.complaints else ""
+    if seen.complaints and seen.frames < announced:
+        return _failed(path, "truncated", f"{seen.frames} of {announced} frames could be decoded{first}", seen.frames)
+    if len(seen.complaints) > DAMAGE * seen.frames:
+        return _failed(path, "unreadable", f"damaged: {len(seen.complaints)} complaints{first}", seen.frames)
+    return None
+
+
+def _remark(seen: Report) -> str:
+    """A word in the index on a video that is used all the same."""
+    return f"{len(seen.complaints)} decoder complaints: {seen.complaints[0]}" if seen.complaints else ""
+
+
+def _failed(path: Path, status: str, reason: str, frames: int = 0) -> Facts:
+    return Facts(frames=frames, status=status, reason=f"{path.name}: {reason}")

@@ -1,0 +1,67 @@
+"""Check a prepared data set against its index: sizes and checksums, with --deep every frame."""
+
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_prep.pipeline import ffmpeg, prepare
+from data_prep.pipeline.ffmpeg import FfmpegError
+from data_prep.pipeline.produce import checksum_of
+from vidkd.data import index
+
+SHOWN = 20
+TIMEOUT_S = 600.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="a prepared data set")
+    parser.add_argument("--sizes-only", action="store_true", help="no checksums: a second for a hundred thousand files")
+    parser.add_argument("--deep", action="store_true", help="decode every video and count its frames")
+    parser.add_argument("--workers", type=int, default=prepare.cores(), help="threads (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    data = index.read(args.folder)
+    check = partial(wrong_with, args.folder, depth=0 if args.sizes_only else 2 if args.deep else 1)
+    bad, good, skipped = [], 0, 0
+    # Threads suffice: hashing and waiting for ffmpeg both leave the interpreter free.
+    with ThreadPoolExecutor(max(1, args.workers)) as pool, tqdm(total=data.table.num_rows, disable=None) as bar:
+        for batch in data.table.to_batches(max_chunksize=1024):
+            rows = [row for row in batch.to_pylist() if row["status"] == "ok"]
+            skipped += batch.num_rows - len(rows)
+            for row, wrong in zip(rows, pool.map(check, rows), strict=True):
+                good += not wrong
+                if wrong:
+                    bad.append(f"{row['path']!r}: {wrong}")
+            bar.update(batch.num_rows)
+    for line in islice(bad, SHOWN):
+        print(line)
+    if len(bad) > SHOWN:
+        print(f"... and {len(bad) - SHOWN} more")
+    print(f"{args.folder}: {good} good, {len(bad)} bad, {skipped} marked as failed in the index")
+    return 2 if bad else 0
+
+
+def wrong_with(root: Path, row: dict[str, Any], depth: int) -> str:
+    """What is wrong with the video of this row, or nothing. Depth 0 looks at its size, 1 reads it, 2 decodes it."""
+    path = root / row["path"]
+    try:
+        size = path.stat().st_size
+        if size != row["bytes"]:
+            return f"has {size} bytes instead of {row['bytes']}"
+        if depth >= 1 and checksum_of(path) != row["checksum"]:
+            return "its content has changed: the checksum differs"
+        if depth >= 2:
+            frames = ffmpeg.read(path, "mov", TIMEOUT_S).frames
+            if frames != row["frames"]:
+                return f"{frames} frames can be decoded instead of {row['frames']}"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    except FfmpegError as error:
+        return f"cannot be decoded ({error})"
+    return ""
