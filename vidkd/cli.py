@@ -1,0 +1,41 @@
+"""What every command does around its main function: mistakes that a person can mend end in one message and exit 2."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from vidkd.errors import VidkdError
+
+WRONG = 2  # as argparse: what was asked for cannot be done
+INTERRUPTED = 130  # 128 + SIGINT
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def run_main(main: Callable[[list[str]], int], argv: list[str]) -> int:
+    """The exit status of `main(argv)`. What is not a person's to mend keeps its traceback."""
+    try:
+        status = main(argv)
+        sys.stdout.flush()
+    except VidkdError as error:
+        return _say(str(error))
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Who read our output has left (`| head`): no complaint, here or when Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except OSError as error:
+        if error.filename is None and error.errno not in FULL:
+            raise
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        hint = "; make room, then run the same command again" if error.errno in FULL else ""
+        return _say(f"{where}{error.strerror}{hint}")
+    return status
+
+
+def _say(message: str) -> int:
+    sys.stderr.write(f"{message}\n")
+    return WRONG
