@@ -19,6 +19,7 @@ from vidkd.types import ClipBatch, View
 
 Aggregation = Literal["mean_probability", "mean_logit"]
 PREFIX: dict[Aggregation, str] = {"mean_probability": "log_probability/", "mean_logit": "logit/"}
+TEXT = ("video", "label", "prediction", "top5", "view_rank", "view_confidence")  # the columns that hold no numbers
 
 
 class Config(TaskSection):
@@ -141,7 +142,7 @@ def rescore(columns: dict[str, list[Any]], bootstrap: int = 0) -> dict[str, Any]
 
 
 def _header(columns: dict[str, list[Any]]) -> tuple[Aggregation, tuple[str, ...]]:
-    if missing := [c for c in ("video", "label", "prediction", "view_rank", "view_confidence") if c not in columns]:
+    if missing := [name for name in TEXT if name not in columns]:
         raise DataError(f"lacks the column(s) {', '.join(missing)}: not the predictions of a recognition run")
     for aggregation, prefix in PREFIX.items():
         if classes := tuple(c.removeprefix(prefix) for c in columns if c.startswith(prefix)):
