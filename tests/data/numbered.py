@@ -6,7 +6,11 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
+import pyarrow as pa
 from torch import Tensor
+
+from vidkd.data import index
+from vidkd.data.index import Index
 
 FRAMES = 90
 BLOCKS = 4  # a side
@@ -79,6 +83,20 @@ def encode(path: Path, options: str, frames: int = FRAMES, size: tuple[int, int]
     format_ = "" if "-pix_fmt" in options or "mjpeg" in options else "-pix_fmt yuv420p"
     ffmpeg([*source.split(), *options.split(), *format_.split(), "-threads", "1", str(path)], width, height, frames)
     return path
+
+
+def prepared(root: Path, frames: Sequence[int], size: tuple[int, int] = (96, 96), train: int | None = None) -> Index:
+    """A prepared data set of one video for each number of `frames`; the first `train` of them train, the rest test."""
+    rows = []
+    for i, n in enumerate(frames):
+        path = encode(root / f"clip_{i}.mp4", KINDS["prepared"][1], n, size)
+        row = {"path": path.name, "bytes": path.stat().st_size, "checksum": "", "frames": n, "fps": 25.0}
+        row |= {"width": size[0], "height": size[1], "label": "ab"[i % 2], "group": "", "status": "ok", "reason": ""}
+        rows.append(row | {"split1": "train" if train is None or i < train else "test"})
+    schema = pa.schema([*index.SCHEMA.items(), ("split1", pa.string())])
+    card = {"name": "numbered", "horizontal_flip": "keeps_labels"}
+    index.write(root, pa.Table.from_pylist(rows, schema), ("a", "b"), card)
+    return index.read(root)
 
 
 def ffmpeg(arguments: Sequence[str], width: int = 0, height: int = 0, frames: int = 0) -> None:

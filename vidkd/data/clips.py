@@ -37,12 +37,21 @@ def generator(*address: int) -> torch.Generator:
 class StepSampler(Sampler[list[Key]]):
     """For each micro-step in first..last-1, this rank's [(epoch, position), ...].
 
-    Ranks take interleaved slices of one global batch, so the clips of a step do not depend on how many there are.
-    An epoch is a permutation of the part; its tail that does not fill a batch is dropped.
+    Ranks take interleaved slices of one global batch, and a step of `accumulate` micro-steps takes the clips that the
+    same step would take at once: what a step sees depends on neither. An epoch is a permutation of the part; its tail
+    that does not fill a whole step is dropped.
     """
 
     def __init__(
-        self, size: int, micro_batch_global: int, seed: int, first: int, last: int, rank: int, world: int
+        self,
+        size: int,
+        micro_batch_global: int,
+        seed: int,
+        first: int,
+        last: int,
+        rank: int,
+        world: int,
+        accumulate: int = 1,
     ) -> None:
         if micro_batch_global % world:
             near = [n for n in (micro_batch_global // world * world, -(-micro_batch_global // world) * world) if n]
@@ -50,18 +59,18 @@ class StepSampler(Sampler[list[Key]]):
                 f"{micro_batch_global} clips at a time (train.batch_size / train.accumulate) cannot be shared by "
                 f"{world} processes; {' or '.join(map(str, near))} can"
             )
-        if micro_batch_global > size:
+        if micro_batch_global * accumulate > size:
             raise ConfigError(
-                f"{micro_batch_global} clips at a time (train.batch_size / train.accumulate) are more than the "
-                f"{size} videos there are"
+                f"train.batch_size is {micro_batch_global * accumulate}, more than the {size} videos there are"
             )
         self.size, self.batch, self.seed = size, micro_batch_global, seed
+        self.per_epoch = size // (micro_batch_global * accumulate) * accumulate
         self.first, self.last, self.rank, self.world = first, last, rank, world
 
     def __iter__(self) -> Iterator[list[Key]]:
         order, of_epoch = torch.empty(0), -1
         for step in range(self.first, self.last):
-            epoch, position = divmod(step, self.size // self.batch)
+            epoch, position = divmod(step, self.per_epoch)
             if epoch != of_epoch:
                 order, of_epoch = permutation(self.size, self.seed, epoch), epoch
             batch = order[position * self.batch : (position + 1) * self.batch]
