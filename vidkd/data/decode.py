@@ -64,6 +64,16 @@ class Video:
         place = {index: i for i, index in enumerate(unique)}
         return frames[[place[i] for i in indices]]
 
+    def walk(self, indices: Sequence[int]) -> Iterator[Tensor]:
+        """[3, H, W] uint8 RGB: the frames at `indices`, ascending and each once, one by one, in bounded memory."""
+        found = 0
+        with self._errors():
+            for frame in self.backend.walk(list(indices)):
+                yield frame
+                found += 1
+        if found < len(indices):
+            raise DataError(f"{self.path}: it has no frame {indices[found]} (the first is 0); {REMEDY}")
+
     def close(self) -> None:
         self.backend.close()
 

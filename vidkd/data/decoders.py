@@ -16,6 +16,7 @@ from torch.utils import dlpack
 from vidkd.errors import DataError
 
 NOTHING = torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+AT_ONCE = 8  # frames that a walk decodes in one call
 REMEDY = "get the file again, or leave it out by preparing the data set anew (python -m data_prep)"
 
 
@@ -44,6 +45,10 @@ class Backend(Protocol):
 
     def read(self, indices: list[int]) -> Tensor:
         """[n, 3, H, W] uint8: the frames at `indices`, ascending and each once; fewer where the video ends before."""
+        ...
+
+    def walk(self, indices: list[int]) -> Iterator[Tensor]:
+        """The same frames one by one, [3, H, W]: in memory for a few, however many there are."""
         ...
 
     def close(self) -> None: ...
@@ -96,6 +101,10 @@ class Decord:
             return NOTHING
         return dlpack.from_dlpack(self.reader.get_batch(within).to_dlpack()).permute(0, 3, 1, 2)
 
+    def walk(self, indices: list[int]) -> Iterator[Tensor]:
+        for start in range(0, len(indices), AT_ONCE):
+            yield from self.read(indices[start : start + AT_ONCE])
+
     def close(self) -> None:
         self.reader = None
 
@@ -146,10 +155,14 @@ class PyAV:
         return width, height
 
     def read(self, indices: list[int]) -> Tensor:
-        found = [self._pixels(frame) for frame in (self._by_time if self.facts.timed else self._by_count)(indices)]
+        found = [frame.permute(1, 2, 0) for frame in self.walk(indices)]  # as they lie in memory
         if len({f.shape for f in found}) > 1:
             raise DataError(f"{self.path}: its picture changes size along the way; {REMEDY}")
         return torch.stack(found).permute(0, 3, 1, 2) if found else NOTHING
+
+    def walk(self, indices: list[int]) -> Iterator[Tensor]:
+        for frame in (self._by_time if self.facts.timed else self._by_count)(indices):
+            yield self._pixels(frame).permute(2, 0, 1)
 
     def _by_count(self, indices: list[int]) -> Iterator[Any]:
         wanted = set(indices)
@@ -228,6 +241,10 @@ class TorchCodec:
     def read(self, indices: list[int]) -> Tensor:
         within = [i for i in indices if i < self.frames]
         return self.reader.get_frames_at(within).data if within else NOTHING
+
+    def walk(self, indices: list[int]) -> Iterator[Tensor]:
+        for start in range(0, len(indices), AT_ONCE):
+            yield from self.read(indices[start : start + AT_ONCE])
 
     def close(self) -> None:
         self.reader = None
