@@ -13,7 +13,8 @@ import imageio_ffmpeg
 from vidkd.data import container
 
 GOP = 16  # frames from key frame to key frame: the fastest random access for its size (docs/performance.md)
-STREAM = re.compile(r"Stream #0:\d+.*?: Video: .*?, (\d+)x(\d+)(.*)")
+STREAM = re.compile(r"^\[info\] +Stream #0:\d+.*?: Video: .*?, (\d+)x(\d+)(.*)$", re.MULTILINE)
+COVER = "(attached pic)"  # what ffmpeg calls a still picture beside the sound; it is never mapped
 RATE = re.compile(r"([\d.]+)(k?) fps")
 TURNED = re.compile(r"rotation of -?(90|270)")
 COMPLAINT = re.compile(r"\[(?:error|fatal)\] (.*)")
@@ -83,7 +84,7 @@ def run(arguments: Sequence[str], timeout_s: float, stdin: bytes = b"") -> str:
 
 def report(said: str) -> Report:
     """What ffmpeg said, in figures."""
-    stream = STREAM.search(said)
+    stream = next((found for found in STREAM.finditer(said) if COVER not in found[3]), None)
     if stream is None:
         raise FfmpegError("it holds no picture")
     width, height = int(stream[1]), int(stream[2])

@@ -121,7 +121,10 @@ def _judge(path: Path, seen: Report, announced: int) -> Facts | None:
 
 def _remark(seen: Report) -> str:
     """A word in the index on a video that is used all the same."""
-    return f"{len(seen.complaints)} decoder complaints: {seen.complaints[0]}" if seen.complaints else ""
+    remarks = [f"{len(seen.complaints)} decoder complaints: {seen.complaints[0]}"] if seen.complaints else []
+    if seen.fps is None:
+        remarks.append(f"it does not say its frame rate: {UNKNOWN_FPS} assumed")
+    return "; ".join(remarks)
 
 
 def _failed(path: Path, status: str, reason: str, frames: int = 0) -> Facts:
