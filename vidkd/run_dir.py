@@ -37,12 +37,13 @@ def claim(run: Run, resume: str) -> IO[str]:
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     lock.flush()
-    if resume == "never":
-        _clear(out)
-    elif (out / "config.yaml").exists():
-        _same_run(run, out)
-    elif any(path.name != ".lock" for path in out.iterdir()):
+    mine = (out / "config.yaml").exists()
+    if not mine and any(path.name not in (".lock", "evaluate") for path in out.iterdir()):
         raise ConfigError(f"{out}: holds files that are not a run's; choose another folder with out=...")
+    if mine and resume == "never":
+        _clear(out)
+    elif mine:
+        _same_run(run, out)
     for stale in out.glob("**/.tmp-*"):
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     checkpoint.write_atomic(out / "config.yaml", config_file.dump(run).encode())
