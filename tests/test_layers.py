@@ -17,7 +17,7 @@ LAYERS = [
     {"log", "run_dir", "export", "evaluation"},
     {"teacher_cache", "preflight", "results", "trained"},
     {"trainer"},
-    {"cli"},
+    {"cli", "timeline"},
     {"train", "evaluate", "predict", "score", "bench", "report"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

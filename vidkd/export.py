@@ -50,7 +50,8 @@ class Student(nn.Module):
         super().__init__()
         self.tapped = tapped
         self.network, self.classes = card.network, card.classes
-        self.clip, self.view, self.short = card.clip, card.view, card.short
+        self.clip, self.view = card.clip, card.view
+        self.short: Literal["loop", "hold"] = card.short
         self.eval()
 
     def forward(self, video: Tensor) -> Tensor:

@@ -1,0 +1,181 @@
+"""What a student says of a video over time, as text and as a picture."""
+
+import io
+import math
+import string
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SYMBOLS = string.ascii_uppercase + string.ascii_lowercase + string.digits
+BLOCKS = " ▁▂▃▄▅▆▇█"
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#9A8700")  # told apart by everyone
+OTHER = "#B9BEC4"
+INK, FAINT = "#22262B", "#6B7280"
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Class probabilities [n, K] of n windows, window i from start_s[i] to end_s[i]; both ascending."""
+
+    classes: tuple[str, ...]
+    start_s: Tensor  # [n] float64
+    end_s: Tensor
+    probabilities: Tensor  # [n, K] float64
+    duration_s: float
+
+    def overall(self) -> Tensor:
+        """[K]: the mean over all windows."""
+        return self.probabilities.mean(dim=0)
+
+    def ruling(self, slots: int) -> tuple[Tensor, Tensor]:
+        """Of each of `slots` equal parts of the video: the class with the highest mean probability over the windows
+        that overlap it (-1 where none does), and that probability; both [slots]."""
+        edges = torch.linspace(0, self.duration_s, slots + 1, dtype=torch.float64)
+        first = torch.searchsorted(self.end_s, edges[:-1], right=True)
+        after = torch.searchsorted(self.start_s, edges[1:])
+        nothing = torch.zeros(1, len(self.classes), dtype=torch.float64)
+        sums = torch.cat([nothing, self.probabilities.cumsum(dim=0)])
+        n = (after - first).clamp(min=0)
+        mean = (sums[after] - sums[first]) / n.clamp(min=1)[:, None]
+        best, which = mean.max(dim=1)
+        return torch.where(n > 0, which, -1), torch.where(n > 0, best.clamp(0, 1), 0.0)
+
+    def leaders(self, slots: int) -> list[tuple[int, float]]:
+        """Every class that rules somewhere and its share of the looked-at time, the longest first."""
+        ruling = self.ruling(slots)[0]
+        seen = ruling[ruling >= 0]
+        counts = torch.bincount(seen, minlength=len(self.classes))
+        order = counts.sort(descending=True, stable=True).indices.tolist()
+        return [(k, int(counts[k]) / max(len(seen), 1)) for k in order if counts[k]]
+
+    def top(self, row: Tensor, count: int) -> list[tuple[str, float]]:
+        """The best `count` classes of one row [K] of probabilities."""
+        values, order = row.sort(descending=True, stable=True)
+        return [(self.classes[k], p) for k, p in zip(order[:count].tolist(), values[:count].tolist(), strict=True)]
+
+
+def clock(seconds: float) -> str:
+    """12.34, 3:05.20, 1:02:03.00"""
+    hundredths = round(seconds * 100)
+    minutes, rest = divmod(hundredths, 6000)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{rest / 100:05.2f}"
+    return f"{minutes}:{rest / 100:05.2f}" if minutes else f"{rest / 100:.2f}"
+
+
+def text_bar(timeline: Timeline, width: int = 72) -> list[str]:
+    """One letter a slot for the ruling class, how sure it is below, and what the letters mean."""
+    which, sure = timeline.ruling(width)
+    leaders = timeline.leaders(width)
+    symbol = {k: SYMBOLS[i] if i < len(SYMBOLS) else "?" for i, (k, _) in enumerate(leaders)} | {-1: "."}
+    end = clock(timeline.duration_s) + " s"
+    lines = [
+        "0 s".ljust(width - len(end)) + end,
+        "".join(symbol[k] for k in which.tolist()),
+        "".join(BLOCKS[math.ceil(p * 8)] for p in sure.tolist()),
+    ]
+    shown = leaders[: len(SYMBOLS)]
+    lines += [f"  {symbol[k]}  {timeline.classes[k]}, {share:.0%} of the time" for k, share in shown]
+    if len(leaders) > len(shown):
+        lines.append(f"  ?  {len(leaders) - len(shown)} other classes")
+    return lines + (["  .  not looked at"] if -1 in which else [])
+
+
+def picture(timeline: Timeline, title: str, subtitle: str, frames: list[tuple[float, Tensor]]) -> bytes:
+    """A PNG: frames of the video (their seconds and [3, h, w] uint8), the ruling class, the probabilities over time."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 6.4), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    film, bar, lines = figure.subplots(
+        3, 1, gridspec_kw={"height_ratios": [2.2, 0.55, 3.6], "hspace": 0.12, "left": 0.065, "right": 0.975}
+    )
+    figure.subplots_adjust(top=0.86, bottom=0.19)
+    figure.text(0.065, 0.945, title, fontsize=15, fontweight="bold", color=INK)
+    figure.text(0.065, 0.9, subtitle, fontsize=10, color=FAINT)
+    slots = 600
+    shown = [k for k, _ in timeline.leaders(slots)[: len(COLORS)]]
+    for k in timeline.overall().sort(descending=True, stable=True).indices.tolist():  # more to compare with
+        if len(shown) < min(5, len(timeline.classes)) and k not in shown:
+            shown.append(k)
+    color = {k: COLORS[i] for i, k in enumerate(shown)}
+    _film(film, frames, timeline.duration_s)
+    _bar(bar, timeline, color, slots)
+    _lines(lines, timeline, color)
+    handles, labels = lines.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="lower left",
+        bbox_to_anchor=(0.055, 0.01),
+        ncols=4,
+        frameon=False,
+        fontsize=10,
+        labelcolor=INK,
+    )
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def _film(axes: Any, frames: list[tuple[float, Tensor]], duration_s: float) -> None:
+    """The frames side by side, each cut to the shape of its place."""
+    axes.set_xlim(0, duration_s)
+    axes.set_ylim(0, 1)
+    axes.set_axis_off()
+    box = axes.get_window_extent()
+    shape = box.width / max(len(frames), 1) / box.height  # width / height of a place
+    for i, (_, frame) in enumerate(frames):
+        _, h, w = frame.shape
+        height, width = min(h, round(w / shape)), min(w, round(h * shape))
+        top, left = (h - height) // 2, (w - width) // 2
+        pixels = frame[:, top : top + max(height, 1), left : left + max(width, 1)].permute(1, 2, 0).numpy()
+        at, step = i * duration_s / len(frames), duration_s / len(frames)
+        axes.imshow(pixels, extent=(at, at + step * 0.985, 0, 1), aspect="auto", interpolation="antialiased")
+    axes.set_xlim(0, duration_s)
+
+
+def _bar(axes: Any, timeline: Timeline, color: dict[int, str], slots: int) -> None:
+    """One coloured piece for every stretch that a class rules, with its name where there is room."""
+    which = timeline.ruling(slots)[0].tolist()
+    axes.set_xlim(0, slots)
+    axes.set_ylim(0, 1)
+    axes.set_axis_off()
+    start = 0
+    for i in range(1, slots + 1):
+        if i < slots and which[i] == which[start]:
+            continue
+        k = which[start]
+        if k >= 0:
+            axes.axvspan(start, i, facecolor=color.get(k, OTHER), edgecolor="white", linewidth=0.8)
+            name = timeline.classes[k]
+            if (i - start) / slots * 130 > len(name) + 1:  # 130 letters fit side by side
+                axes.text((start + i) / 2, 0.46, name, ha="center", va="center", fontsize=10, color="white")
+        start = i
+
+
+def _lines(axes: Any, timeline: Timeline, color: dict[int, str]) -> None:
+    """The probability of each class at the middle of every window."""
+    middle = ((timeline.start_s + timeline.end_s) / 2).numpy()
+    dots = "o" if len(middle) <= 60 else ""
+    for k, shade in color.items():
+        values = 100 * timeline.probabilities[:, k].numpy()
+        axes.fill_between(middle, values, color=shade, alpha=0.08, linewidth=0)
+        axes.plot(middle, values, color=shade, linewidth=1.8, marker=dots, markersize=3.5, label=timeline.classes[k])
+    axes.set_xlim(0, timeline.duration_s)
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("probability, %", color=FAINT)
+    axes.set_xlabel("s" if timeline.duration_s < 120 else "min:s", color=FAINT, loc="right")
+    if timeline.duration_s >= 120:
+        axes.xaxis.set_major_formatter(lambda x, _: f"{int(x) // 60}:{int(x) % 60:02}")
+    axes.grid(axis="y", color="#E5E7EB", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=FAINT, length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color("#D1D5DB")
