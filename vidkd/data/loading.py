@@ -6,6 +6,7 @@ shared instead of copied, and a worker starts in milliseconds, not in the second
 
 import multiprocessing
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.sharedctypes import RawArray
@@ -124,19 +125,21 @@ class Loader(DataLoader[Any]):
         return self._batches(super().__iter__())  # the workers start now, not at the first batch
 
     def _batches(self, loading: Any) -> Iterator[ClipBatch]:
-        while True:
-            try:
-                loaded: Loaded = next(loading)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "DataLoader" not in str(error):
-                    raise
-                being_read = self.being_read()
-                for worker in getattr(loading, "_workers", []):
-                    worker.kill()  # one that hangs inside a decoder hears nothing else
-                raise DataError(_silent(str(error), being_read)) from None
-            yield self._checked(loaded)
+        stuck = False
+        try:
+            while True:
+                try:
+                    loaded: Loaded = next(loading)
+                except StopIteration:
+                    return
+                except RuntimeError as error:
+                    if "DataLoader" not in str(error):
+                        raise
+                    stuck = True
+                    raise DataError(_silent(str(error), self.being_read())) from None
+                yield self._checked(loaded)
+        finally:
+            _end(loading, stuck)
 
     def being_read(self) -> list[str]:
         """The clips that workers are reading at this moment."""
@@ -182,6 +185,27 @@ def _silent(error: str, being_read: list[str]) -> str:
             "decoder hang: replace it, or try another data.decoder"
         )
     return f"a loader worker died ({error.strip()}); {clips}"
+
+
+def _end(loading: Any, stuck: bool) -> None:
+    """End the workers of a DataLoader's iterator now, not when it is forgotten: they ignore the signals that would.
+
+    One that is `stuck` inside a decoder hears nothing but SIGKILL. Torch would take that death for another error, at
+    any later moment, so it does not get to know.
+    """
+    workers = getattr(loading, "_workers", [])
+    here = workers and threading.current_thread() is threading.main_thread()
+    told = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if here else None
+    try:
+        for worker in workers if stuck else []:
+            worker.kill()
+        getattr(loading, "_shutdown_workers", lambda: None)()
+        for worker in workers:
+            worker.kill()
+            worker.join()
+    finally:
+        if told is not None:
+            signal.signal(signal.SIGCHLD, told)
 
 
 def _start_worker(_worker: int) -> None:
