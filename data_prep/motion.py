@@ -121,7 +121,7 @@ def make_clip(settings: Settings, item: Item, target: Path) -> produce.Facts:
     rng = np.random.default_rng([settings.seed, ["train", "val", "test"].index(part), int(i)])
     video = render(draw(rng, settings), item.label, settings)
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{settings.size}x{settings.size}", "-r", str(FPS), "-i", "-"]
-    ffmpeg.run([*raw, *ffmpeg.encoding(settings.crf, "veryfast"), str(target)], TIMEOUT_S, video.tobytes())
+    ffmpeg.run([*raw, *ffmpeg.output(target, settings.crf, "veryfast")], TIMEOUT_S, video.tobytes())
     made = ffmpeg.read(target, "mov", TIMEOUT_S)
     return produce.Facts(made.frames, FPS, made.width, made.height)
 

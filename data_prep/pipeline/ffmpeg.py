@@ -18,6 +18,9 @@ COVER = "(attached pic)"  # what ffmpeg calls a still picture beside the sound; 
 RATE = re.compile(r"([\d.]+)(k?) fps")
 TURNED = re.compile(r"rotation of -?(90|270)")
 COMPLAINT = re.compile(r"\[(?:error|fatal)\] (.*)")
+NO_PICTURE = "it holds no picture, only sound or data"
+DISK_FULL = "No space left on device"
+TOO_LARGE = "exceeds specified max pixel count"
 FRAMES = re.compile(r"\bframe= *(\d+)")
 
 
@@ -53,12 +56,12 @@ def source(path: Path, kind: str) -> list[str]:
     return [*bounds, "-threads", "1", "-f", kind, "-i", f"file:{path.absolute()}", "-map", "0:V:0"]
 
 
-def encoding(crf: int, preset: str) -> list[str]:
-    """H.264 in MP4 that every decoder can enter at any frame, the same bytes each time."""
+def output(target: Path, crf: int, preset: str) -> list[str]:
+    """The options to write H.264 in MP4 that every decoder can enter at any frame, the same bytes each time."""
     gop = ["-g", str(GOP), "-keyint_min", str(GOP), "-sc_threshold", "0", "-bf", "0", "-flags", "+cgop+bitexact"]
     picture = ["-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", preset, "-crf", str(crf), "-threads", "1"]
     file = ["-map_metadata", "-1", "-map_chapters", "-1", "-fflags", "+bitexact", "-movflags", "+faststart"]
-    return [*picture, *gop, *file, "-f", "mp4"]
+    return [*picture, *gop, *file, "-f", "mp4", f"file:{target.absolute()}"]
 
 
 def read(path: Path, kind: str, timeout_s: float, first_frames: int = container.MAX_FRAMES) -> Report:
@@ -77,8 +80,10 @@ def run(arguments: Sequence[str], timeout_s: float, stdin: bytes = b"") -> str:
         raise FfmpegError(f"it took more than {timeout_s:g} s") from None
     said = done.stderr.decode("utf-8", "replace")
     if done.returncode:
-        complaints = COMPLAINT.findall(said) or said.split("\n")[-2:-1]
-        raise FfmpegError(complaints[0][:200] if complaints else f"ffmpeg ended with status {done.returncode}")
+        complaints = COMPLAINT.findall(said) or [f"ffmpeg ended with status {done.returncode}"]
+        full = next((text for text in complaints if DISK_FULL in text), None)
+        nothing = NO_PICTURE if "matches no streams" in said else None
+        raise FfmpegError((full or nothing or complaints[0])[:200])
     return said
 
 
@@ -86,7 +91,7 @@ def report(said: str) -> Report:
     """What ffmpeg said, in figures."""
     stream = next((found for found in STREAM.finditer(said) if COVER not in found[3]), None)
     if stream is None:
-        raise FfmpegError("it holds no picture")
+        raise FfmpegError(NO_PICTURE)
     width, height = int(stream[1]), int(stream[2])
     if TURNED.search(said):
         width, height = height, width

@@ -31,6 +31,13 @@ class Entry:
     reason: str = ""
 
 
+def mend(path: Path) -> None:
+    """Take away a last line that a kill has cut."""
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def record(entry: Entry) -> dict[str, object]:
     return asdict(entry)
 
@@ -51,7 +58,7 @@ def read(out: Path) -> pa.Table:
 
 def _read_one(path: Path) -> pa.Table:
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]  # the last line may have been cut by a kill
+    whole = content[: content.rfind(b"\n") + 1]  # another shard may be writing the last line
     if not whole:
         return SCHEMA.empty_table()
     parse = pyarrow.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")

@@ -4,7 +4,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -16,12 +15,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep.pipeline import journal
+from data_prep.pipeline.ffmpeg import DISK_FULL
 from data_prep.pipeline.journal import Entry
 from data_prep.pipeline.listing import Item, Listing
 from vidkd.errors import DataError
-
-ENOUGH_BYTES = 64 << 20  # free space below which a failure is the disk's, not the video's
-NAME = "{out}: the disk is full ({free} MB free) at {path!r}; free some space and run the same command again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +59,8 @@ def produce(
     name = ".journal.jsonl" if shard[1] == 1 else f".journal-{shard[0]}-of-{shard[1]}.jsonl"
     task = Task(out, make, settings)
     failed = 0
+    journal.mend(out / name)
     with open(out / name, "ab") as log, tqdm(total=total, unit="video", disable=None, desc=listing.name) as bar:
-        if log.tell() and not _ends_with_newline(out / name):
-            log.write(b"\n")
         for entry, is_new in _results(task, todo, workers):
             failed += entry.status != "ok"
             if is_new:
@@ -88,12 +84,6 @@ def begin(out: Path, name: str) -> None:
 def _name_of(out: Path) -> str:
     marker = out / ".data_set"
     return marker.read_text(encoding="utf-8") if marker.is_file() else ""
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
 
 
 def _results(task: Task, todo: Iterator[tuple[Item, Entry | None]], workers: int) -> Iterator[tuple[Entry, bool]]:
@@ -139,16 +129,20 @@ def _one(task: Task, item: Item, known: Entry | None) -> tuple[Entry, bool]:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
         facts = task.make(item, partial)
-        if facts.status != "ok":
+        if facts.status == "ok":
+            size, checksum = partial.stat().st_size, checksum_of(partial)
+            partial.replace(target)
+        else:
+            size, checksum = 0, ""
             partial.unlink(missing_ok=True)
             target.unlink(missing_ok=True)
-            _check_space(task.out, item.path)
-        size, checksum = (partial.stat().st_size, checksum_of(partial)) if facts.status == "ok" else (0, "")
-        if facts.status == "ok":
-            partial.replace(target)
     except OSError as error:
-        _check_space(task.out, item.path)
-        raise DataError(f"{target}: cannot be written ({error.strerror})") from None
+        partial.unlink(missing_ok=True)
+        raise DataError(
+            f"{target}: cannot be written ({error.strerror}); mend that, and run the same command again"
+        ) from None
+    if DISK_FULL in facts.reason:
+        raise DataError(f"{target}: the disk is full; free some space and run the same command again")
     result = (facts.frames, facts.fps, facts.width, facts.height, facts.status, facts.reason)
     return Entry(item.path, identity, size, checksum, *result), True
 
@@ -168,12 +162,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def _check_space(out: Path, path: str) -> None:
-    free = shutil.disk_usage(out).free
-    if free < ENOUGH_BYTES:
-        raise DataError(NAME.format(out=out, free=free >> 20, path=path))
 
 
 def checksum_of(path: Path) -> str:

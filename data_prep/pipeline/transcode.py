@@ -41,7 +41,7 @@ def transcode(settings: Settings, item: Item, target: Path) -> Facts:
             return _copied(path, kind, target, settings)
         return _encoded(path, kind, target, settings)
     except FfmpegError as error:
-        return _failed(path, "unreadable", str(error))
+        return _failed(path, "refused" if ffmpeg.TOO_LARGE in str(error) else "unreadable", str(error))
 
 
 def look(path: Path) -> tuple[str, Facts]:
@@ -95,8 +95,8 @@ def _encoded(path: Path, kind: str, target: Path, settings: Settings) -> Facts:
     picture = f"{scale},settb=1/({fps}),setpts=N"
     timing = ["-fps_mode", "passthrough", "-enc_time_base", "filter", "-frames:v", str(container.MAX_FRAMES + 1)]
     command = [*ffmpeg.source(path, kind), "-an", "-sn", "-dn", "-vf", picture, *timing]
-    encoding = ffmpeg.encoding(settings.crf, settings.preset)
-    seen = ffmpeg.report(ffmpeg.run([*command, *encoding, str(target)], settings.timeout_s))
+    output = ffmpeg.output(target, settings.crf, settings.preset)
+    seen = ffmpeg.report(ffmpeg.run([*command, *output], settings.timeout_s))
     if bad := _judge(path, seen, container.inspect(path).frames):
         return bad
     made = ffmpeg.read(target, "mov", settings.timeout_s)

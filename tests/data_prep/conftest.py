@@ -22,7 +22,7 @@ SOURCES = {
 
 @pytest.fixture
 def make_video() -> Callable[..., Path]:
-    """make_video(path, kind="mp4", frames=20, size="64x48", rate="25", sound=False, more=[]) writes a moving picture."""
+    """make_video(path, kind, ...) writes a moving picture into the file."""
 
     def make(path, kind="mp4", frames=20, size="64x48", rate="25", sound=False, more=()):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -138,7 +138,7 @@ def test_one_frame_tells_nothing(videos):
 
 
 def test_motion_tells_the_class(videos):
-    """Drift, turning and growth, estimated from brightness changes and fed to a linear classifier, are far from luck."""
+    """Drift, turning and growth, estimated from changes of brightness, in a linear classifier: far from luck."""
     (x, y), (x_test, y_test) = videos
     features, test = affine_motion(x), affine_motion(x_test)
     mean, std = features.mean(0), features.std(0)

@@ -1,0 +1,263 @@
+"""From files to a prepared data set: what is in it, what is not done twice, what a kill leaves behind."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_prep.pipeline import ffmpeg
+from data_prep.pipeline.transcode import output_size
+from vidkd.data import container, index
+from vidkd.data.decode import open_video
+from vidkd.errors import DataError
+
+
+@pytest.fixture
+def videos(tmp_path, make_video) -> Path:
+    """Two classes of three videos each, AVI with B-frames and sound among them."""
+    root = tmp_path / "videos"
+    for label in ("jump", "sit down"):
+        make_video(root / label / "a.avi", "avi", frames=30, size="160x120", sound=True)
+        make_video(root / label / "b.MKV", "mkv", frames=18, size="66x50", rate="30000/1001")
+        make_video(root / label / "c.mp4", "b_frames", frames=20, size="56x70", rate="15")
+    return root
+
+
+def rows(out: Path) -> dict[str, dict]:
+    return {row["path"]: row for row in index.read(out).table.to_pylist()}
+
+
+def test_what_comes_out(tmp_path, videos, data_prep):
+    """Every frame, evenly spaced, none stored out of order, a key frame every 16, no sound, even sides."""
+    out = tmp_path / "out"
+    status, said = data_prep("folder", "--root", videos, "--out", out, "--short-side", 56)
+    assert status == 0, said
+    table = rows(out)
+    shape = {
+        path.split("/")[1]: (r["frames"], r["width"], r["height"], round(r["fps"], 3)) for path, r in table.items()
+    }
+    assert shape == {"a.mp4": (30, 74, 56, 25), "b.mp4": (18, 66, 50, 29.97), "c.mp4": (20, 56, 70, 15)}
+    for path, row in table.items():
+        header = container.inspect(out / path)
+        assert header.plain and header.codec == "avc1" and header.frames == row["frames"]
+        assert sync_frames(out / path) == list(range(1, row["frames"] + 1, 16))
+        assert b"soun" not in (out / path).read_bytes()
+        with open_video(out / path) as video:
+            assert video.frames == row["frames"] and video.fps == pytest.approx(row["fps"], abs=1e-6)
+    assert (out / "classes.txt").read_text() == "jump\nsit down\n"
+    assert len(index.read(out).part("split1", "test")) == 2  # a fifth of three, in whole videos, of each class
+    card = json.loads((out / "provenance.json").read_text())
+    assert card["counts"]["status"] == {"ok": 6} and card["settings"]["short_side"] == 56
+    assert not list(out.rglob(".tmp*"))
+
+
+def sync_frames(path: Path) -> list[int]:
+    """The key frames that the MP4's own table names, from 1."""
+    content = path.read_bytes()
+    at = content.index(b"stss") + 8
+    (count,) = struct.unpack_from(">I", content, at)
+    return list(struct.unpack_from(f">{count}I", content, at + 4))
+
+
+def test_frames_are_the_source_s(tmp_path, videos, data_prep):
+    """Frame i of the prepared video shows what frame i of the source shows."""
+    data_prep("folder", "--root", videos, "--out", tmp_path / "out", "--short-side", "source", "--crf", 8)
+    for source in sorted(videos.rglob("*.*")):
+        made = tmp_path / "out" / source.relative_to(videos).with_suffix(".mp4")
+        with open_video(source, "pyav") as a, open_video(made) as b:
+            assert a.frames == b.frames
+            pairs = zip(a.get(range(a.frames)).float(), b.get(range(b.frames)).float(), strict=True)
+            assert max((x - y).abs().mean() for x, y in pairs) < 8
+
+
+@pytest.mark.parametrize(
+    ("source", "short", "made"),
+    [
+        ((320, 240), 128, (170, 128)),
+        ((240, 320), 128, (128, 170)),
+        ((100, 80), 128, (100, 80)),
+        ((321, 241), 0, (320, 240)),
+        ((64, 33), 32, (62, 32)),
+        ((4000, 10), 128, (4000, 10)),
+    ],
+)
+def test_sizes(source, short, made):
+    assert output_size(*source, short) == made
+
+
+def test_same_bytes_and_not_twice(tmp_path, videos, data_prep, tree):
+    before = tree(videos)
+    for out, workers in ((tmp_path / "a", 1), (tmp_path / "b", 2)):
+        assert data_prep("folder", "--root", videos, "--out", out, "--workers", workers)[0] == 0
+    assert tree(tmp_path / "a") == tree(tmp_path / "b") and tree(videos) == before
+    made = {path: path.stat().st_ino for path in (tmp_path / "a").rglob("*.mp4")}
+    assert data_prep("folder", "--root", videos, "--out", tmp_path / "a")[0] == 0
+    assert made == {path: path.stat().st_ino for path in (tmp_path / "a").rglob("*.mp4")}
+    # What went missing, was cut, or is to be made otherwise is made again.
+    (tmp_path / "a/jump/a.mp4").unlink()
+    (tmp_path / "a/jump/b.mp4").write_bytes(b"half")
+    assert data_prep("folder", "--root", videos, "--out", tmp_path / "a")[0] == 0
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert data_prep("folder", "--root", videos, "--out", tmp_path / "a", "--short-side", 32)[0] == 0
+    assert rows(tmp_path / "a")["jump/a.mp4"]["height"] == 32
+
+
+def test_shards_make_the_same(tmp_path, videos, data_prep, tree):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    data_prep("folder", "--root", videos, "--out", whole)
+    assert data_prep("folder", "--root", videos, "--out", parts, "--shard", "1/2")[0] == 0
+    assert not (parts / "index.csv").exists()
+    assert data_prep("folder", "--root", videos, "--out", parts, "--shard", "0/2")[0] == 0
+    made = {name: content for name, content in tree(parts).items() if not name.startswith(".journal")}
+    assert made == tree(whole)
+
+
+def test_killed_and_resumed(tmp_path, make_video, data_prep, tree):
+    """kill -9 in the middle; the next run leaves what an undisturbed one leaves, and no half file."""
+    root = tmp_path / "videos"
+    for i in range(12):
+        make_video(root / "a" / f"{i}.mp4", frames=60, size="128x96")
+    words = ["folder", "--root", str(root), "--out", str(tmp_path / "killed"), "--workers", "2"]
+    process = subprocess.Popen([sys.executable, "-m", "data_prep", *words], start_new_session=True)
+    journal = tmp_path / "killed" / ".journal.jsonl"
+    while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 3):
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)  # the command alone: its workers must notice by themselves
+    assert process.wait() == -signal.SIGKILL
+    with journal.open("ab") as file:
+        file.write(b'{"path": "a/9.mp4", "ident')  # as a kill amid writing leaves it
+    assert not (tmp_path / "killed" / "index.csv").exists()
+    assert data_prep(*words[:-2])[0] == 0
+    assert data_prep("folder", "--root", root, "--out", tmp_path / "calm")[0] == 0
+    assert tree(tmp_path / "killed") == tree(tmp_path / "calm")
+    deadline = time.monotonic() + 10
+    while group_is_alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not group_is_alive(process.pid)
+
+
+def group_is_alive(group: int) -> bool:
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            return True
+    return False
+
+
+def test_copy_takes_files_as_they_are(tmp_path, make_video, data_prep):
+    root = tmp_path / "videos"
+    good = make_video(root / "a" / "good.mp4", "b_frames", frames=21, size="300x200")
+    make_video(root / "a" / "old.avi", "avi", frames=11, size="300x200")
+    assert data_prep("folder", "--root", root, "--out", tmp_path / "out", "--copy")[0] == 0
+    table = rows(tmp_path / "out")
+    assert (tmp_path / "out/a/good.mp4").read_bytes() == good.read_bytes()
+    assert table["a/good.mp4"]["frames"] == 21 and table["a/good.mp4"]["height"] == 200
+    assert table["a/old.mp4"]["frames"] == 11 and table["a/old.mp4"]["height"] == 128
+
+
+def test_failures_are_counted_and_decided_upon(tmp_path, videos, data_prep):
+    out = tmp_path / "out"
+    (videos / "jump" / "d.avi").write_text("#EXTM3U\n")
+    cut = (videos / "jump" / "a.avi").read_bytes()
+    (videos / "jump" / "a.avi").write_bytes(cut[: len(cut) // 2])
+    status, said = data_prep("folder", "--root", videos, "--out", out, "--test-fraction", 0)
+    assert status == 2 and "1 refused, 1 truncated" in said and "--allow-failures 2" in said and "Traceback" not in said
+    assert rows(out)["jump/a.mp4"]["status"] == "truncated" and not (out / "jump/a.mp4").exists()
+    with pytest.raises(DataError, match="2 of 7 videos"):
+        index.read(out).part("split1", "train")
+    assert data_prep("folder", "--root", videos, "--out", out, "--test-fraction", 0, "--allow-failures", 1)[0] == 2
+    assert data_prep("folder", "--root", videos, "--out", out, "--test-fraction", 0, "--allow-failures", 2)[0] == 0
+    assert len(index.read(out).part("split1", "train")) == 5 and len(rows(out)) == 7
+
+
+def test_hold_out(tmp_path, videos, data_prep):
+    words = ["folder", "--root", videos, "--out", tmp_path / "out", "--test-fraction", 0, "--holdout", 0.3]
+    assert data_prep(*words)[0] == 0
+    parts = [(row["label"], row["split1"]) for row in rows(tmp_path / "out").values()]
+    assert parts.count(("jump", "val")) == parts.count(("sit down", "val")) == 1
+
+
+def test_two_frame_rates_and_a_turn(tmp_path, make_video, data_prep):
+    """Uneven time stamps lose no frame; a picture that asks to be turned is turned."""
+    root = tmp_path / "videos"
+    make_video(root / "a" / "even.mp4", frames=30, size="64x48")
+    uneven = ["-vf", "setpts='if(lt(N,10),N,3*N-20)/25/TB'", "-fps_mode", "passthrough"]
+    make_video(root / "a" / "uneven.mp4", frames=30, size="64x48", more=uneven)
+    turned = ["-display_rotation", "90", "-i", str(root / "a/even.mp4"), "-c", "copy", str(root / "a/turned.mp4")]
+    ffmpeg.run(turned, 20)
+    assert data_prep("folder", "--root", root, "--out", tmp_path / "out", "--test-fraction", 0)[0] == 0
+    table = rows(tmp_path / "out")
+    assert table["a/uneven.mp4"]["frames"] == 30 and table["a/uneven.mp4"]["fps"] == pytest.approx(
+        30 / (68 / 25), abs=0.01
+    )
+    assert (table["a/turned.mp4"]["width"], table["a/turned.mp4"]["height"]) == (48, 64)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--root", "nowhere", "--out", "out"], "no such file or folder"),
+        (["--root", "videos", "--out", "videos/out"], "must lie beside"),
+        (["--root", "videos", "--out", "."], "must lie beside"),
+        (["--root", "videos", "--out", "other"], "holds something else"),
+        (["--root", "empty", "--out", "out"], "no videos"),
+        (["--root", "videos", "--out", "out", "--holdout", "1.5"], "--holdout"),
+        (["--root", "videos", "--out", "/proc/x"], "cannot be written to"),
+    ],
+)
+def test_one_clear_error(tmp_path, data_prep, monkeypatch, words, told):
+    for name in ("videos/a", "empty", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "videos/a/v.avi").write_bytes(b"")
+    (tmp_path / "other/thesis.doc").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    status, said = data_prep("folder", *words)
+    assert status == 2 and said.startswith("error: ") and told in said and "Traceback" not in said
+
+
+def test_a_full_disk_is_not_the_video_s_fault(tmp_path, videos, data_prep, monkeypatch):
+    def full(*_: object, **__: object) -> str:
+        raise ffmpeg.FfmpegError("Error writing trailer: No space left on device")
+
+    monkeypatch.setattr(ffmpeg, "run", full)
+    status, said = data_prep("folder", "--root", videos, "--out", tmp_path / "out")
+    assert status == 2 and "the disk is full" in said
+    monkeypatch.undo()
+    assert not (tmp_path / "out/index.csv").exists() and not list((tmp_path / "out").rglob("*.mp4"))
+
+
+def test_two_videos_of_one_name(tmp_path, make_video, data_prep):
+    make_video(tmp_path / "v/a/x.mp4")
+    make_video(tmp_path / "v/a/x.avi", "avi")
+    status, said = data_prep("folder", "--root", tmp_path / "v", "--out", tmp_path / "out")
+    assert status == 2 and "a second video for 'a/x.mp4'" in said
+
+
+def test_verify_and_show(tmp_path, videos, data_prep):
+    out = tmp_path / "out"
+    data_prep("folder", "--root", videos, "--out", out)
+    assert data_prep("verify", out, "--deep")[0] == 0
+    assert data_prep("show", out, "--sheet", tmp_path / "sheet.png", "--videos", 3, "--frames", 3)[0] == 0
+    assert (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
+    assert data_prep("show", out, "--sheet", tmp_path / "sheet.xyz")[0] == 2
+    video = out / "jump/a.mp4"
+    content = bytearray(video.read_bytes())
+    content[len(content) // 2] ^= 1
+    video.write_bytes(content)
+    assert data_prep("verify", out, "--sizes-only")[0] == 0
+    status, said = data_prep("verify", out)
+    assert status == 2 and "jump/a.mp4" in said and "5 good, 1 bad" in said
+    video.write_bytes(content[:-1])
+    assert "bytes instead of" in data_prep("verify", out, "--sizes-only")[1]
+    video.unlink()
+    assert "cannot be read" in data_prep("verify", out)[1]
+    assert data_prep("verify", tmp_path / "nothing")[0] == 2
