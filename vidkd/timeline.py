@@ -3,6 +3,7 @@
 import io
 import math
 import string
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,11 +88,21 @@ def text_bar(timeline: Timeline, width: int = 72) -> list[str]:
 
 def picture(timeline: Timeline, title: str, subtitle: str, frames: list[tuple[float, Tensor]]) -> bytes:
     """A PNG: frames of the video (their seconds and [3, h, w] uint8), the ruling class, the probabilities over time."""
+    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 6.4), dpi=150, facecolor="white")
-    FigureCanvasAgg(figure)
+    with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():  # a $ in a name is a $
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure = Figure(figsize=(12, 6.4), dpi=150, facecolor="white")
+        FigureCanvasAgg(figure)
+        _draw(figure, timeline, title, subtitle, frames)
+        out = io.BytesIO()
+        figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def _draw(figure: Any, timeline: Timeline, title: str, subtitle: str, frames: list[tuple[float, Tensor]]) -> None:
     film, bar, lines = figure.subplots(
         3, 1, gridspec_kw={"height_ratios": [2.2, 0.55, 3.6], "hspace": 0.12, "left": 0.065, "right": 0.975}
     )
@@ -107,10 +118,9 @@ def picture(timeline: Timeline, title: str, subtitle: str, frames: list[tuple[fl
     _film(film, frames, timeline.duration_s)
     _bar(bar, timeline, color, slots)
     _lines(lines, timeline, color)
-    handles, labels = lines.get_legend_handles_labels()
     figure.legend(
-        handles,
-        labels,
+        handles=lines.get_lines(),
+        labels=[timeline.classes[k] for k in color],
         loc="lower left",
         bbox_to_anchor=(0.055, 0.01),
         ncols=4,
@@ -118,9 +128,6 @@ def picture(timeline: Timeline, title: str, subtitle: str, frames: list[tuple[fl
         fontsize=10,
         labelcolor=INK,
     )
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
 
 
 def _film(axes: Any, frames: list[tuple[float, Tensor]], duration_s: float) -> None:
@@ -166,9 +173,9 @@ def _lines(axes: Any, timeline: Timeline, color: dict[int, str]) -> None:
     for k, shade in color.items():
         values = 100 * timeline.probabilities[:, k].numpy()
         axes.fill_between(middle, values, color=shade, alpha=0.08, linewidth=0)
-        axes.plot(middle, values, color=shade, linewidth=1.8, marker=dots, markersize=3.5, label=timeline.classes[k])
+        axes.plot(middle, values, color=shade, linewidth=1.8, marker=dots, markersize=3.5)
     axes.set_xlim(0, timeline.duration_s)
-    axes.set_ylim(0, 100)
+    axes.set_ylim(0, 102)
     axes.set_ylabel("probability, %", color=FAINT)
     axes.set_xlabel("s" if timeline.duration_s < 120 else "min:s", color=FAINT, loc="right")
     if timeline.duration_s >= 120:
