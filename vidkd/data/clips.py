@@ -110,13 +110,11 @@ class TrainClips:
 
     def clip(self, epoch: int, i: int) -> Item:
         """The clip of video `i` in `epoch`."""
-        data, spec = self.data, self.data.clip
+        data, video = self.data, self.part[i]
         address = (epoch % self.addresses if self.addresses else epoch, i)
         rng = generator(data.seed, *address)
-        video = self.part[i]
-        start = sampling.train_start(video.frames, sampling.span(spec), rng)
-        indices = sampling.indices(start, spec, video.frames, data.short)
-        wanted = {name: sampling.subsample(indices, view.frames or spec.frames) for name, view in self.views.items()}
+        indices = self.span(video, rng)
+        wanted = {name: sampling.subsample(indices, view.frames or len(indices)) for name, view in self.views.items()}
         frames, place = read(video, {i for indices in wanted.values() for i in indices}, data)
         drawn = transforms.draw(data.augment, frames.shape[2], frames.shape[3], rng)
         cropped = transforms.crop(frames, drawn.window)
@@ -128,6 +126,11 @@ class TrainClips:
             seen = degrade(seen, view.degrade, generator(*seed, _number(name)))
             made[name] = seen.transpose(0, 1)[None]
         return Item(made, video.label, video.name, address)
+
+    def span(self, video: Clip, rng: torch.Generator) -> list[int]:
+        """The source frames of a random clip of the video."""
+        start = sampling.train_start(video.frames, sampling.span(self.data.clip), rng)
+        return sampling.indices(start, self.data.clip, video.frames, self.data.short)
 
     def _replacement(self, epoch: int, i: int, reason: str) -> Item:
         """A clip of another video: which one is addressed too."""
