@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     prepare.check(args)
     own = args.root / "splits.csv"
     if own.exists() and args.annotations is None:
-        named, splits, files = _own_list(own)
+        named, splits, files = own_list(own)
     else:
         named, splits, files = _official_list(official.find_folder(args, PLACES, "*_test_split1.txt", "splits.zip"))
     classes = sorted({video.label for video in named})
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     return prepare.run(listing, args)
 
 
-def _own_list(path: Path) -> tuple[list[Named], tuple[str, ...], list[Path]]:
+def own_list(path: Path) -> tuple[list[Named], tuple[str, ...], list[Path]]:
     rows = list(official.rows(path, ("clip", "label", "jhmdb_split1")))
     columns = [name for name in COLUMNS if name in rows[0]]
     named = []

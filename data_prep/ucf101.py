@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     prepare.check(args)
     own = args.root / "splits.csv"
     if own.exists() and args.annotations is None:
-        named, classes, files = _own_list(own)
+        named, classes, files = own_list(own)
     else:
         named, classes, files = official_list(official.find_folder(args, PLACES, "trainlist01.txt", "the split files"))
     items, present, notes = official.match(args.root, named, classes, args.allow_missing)
@@ -56,7 +56,7 @@ def official_list(folder: Path) -> tuple[list[Named], list[str], list[Path]]:
     return named, classes, files
 
 
-def _own_list(path: Path) -> tuple[Iterator[Named], list[str], list[Path]]:
+def own_list(path: Path) -> tuple[Iterator[Named], list[str], list[Path]]:
     rows = list(official.rows(path, ("clip", "label", *SPLITS)))
     named = (
         Named(Path(r["clip"]).stem, r["label"], group_of(Path(r["clip"]).stem), tuple(r[s] for s in SPLITS))
