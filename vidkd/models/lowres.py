@@ -93,7 +93,7 @@ def _maker(name: str, conv: Conv, default_width: int) -> Callable[..., Tapped]:
             raise ConfigError(f"{name}: width and depth are at least 1, not {width} and {depth}")
         taps = {"early": Tap("stage1", width), "middle": Tap("stage2", 2 * width), "late": Tap("stage3", 4 * width)}
         net = _network(width, depth, num_classes, dropout, conv)
-        return Tapped(name, net, taps, Input(min_size_px=8), head="head")
+        return Tapped(name, net, taps, Input(min_frames=2, min_size_px=8), head="head")
 
     return make
 

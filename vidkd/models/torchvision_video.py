@@ -43,7 +43,9 @@ def s3d(num_classes: int, *, dropout: float = 0.2) -> Tapped:
     net = _torchvision("s3d")(num_classes=num_classes, dropout=dropout)
     net.avgpool = StepPool()
     taps = {"early": Tap("features.6", 480), "middle": Tap("features.12", 832), "late": Tap("features.15", 1024)}
-    limits = Input(RESNET_MEAN, RESNET_STD, min_frames=5, min_size_px=17)  # its last pool halves, and does not pad
+    # 17 px: its last pool halves and does not pad. 8 frames: on 5 to 7, the stem (kernel 7, stride 2, padding 3) makes
+    # torch 2.15's CPU convolution write outside its memory in the backward pass: a wrong gradient, or a crash.
+    limits = Input(RESNET_MEAN, RESNET_STD, min_frames=8, min_size_px=17)
     return Tapped("s3d", net, taps, limits, head="classifier.1")
 
 

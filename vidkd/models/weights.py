@@ -182,7 +182,8 @@ def _remedy(tapped: Tapped, account: Account) -> str:
     if head:
         counts = f"the file's head has {head[0].in_file[0]} classes, the network's {head[0].in_network[0]}"
         said.append(f"{counts}, and a new one can be started (reset_head: true)")
-    return "; ".join(said).capitalize() if said else "If they are another data set's head: reset_head: true"
+    advice = "; ".join(said) or "if they are the head of another data set, start a new one (reset_head: true)"
+    return advice[0].upper() + advice[1:]
 
 
 def _classes(tapped: Tapped, file: WeightsFile, found: dict[str, Tensor]) -> tuple[str, ...] | None:
