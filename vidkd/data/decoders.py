@@ -134,8 +134,8 @@ class PyAV:
     @functools.cached_property
     def times(self) -> tuple[list[int], list[int]]:
         """When frames are shown, and when key frames are, both ascending."""
-        packets = [p for p in self.container.demux(self.stream) if p.size]
-        return sorted(p.pts for p in packets), sorted(p.pts for p in packets if p.is_keyframe)
+        packets = [(p.pts, p.is_keyframe) for p in self.container.demux(self.stream) if p.size]  # and not their bytes
+        return sorted(pts for pts, _ in packets), sorted(pts for pts, is_key in packets if is_key)
 
     @functools.cached_property
     def count(self) -> int:
