@@ -114,7 +114,8 @@ def cells(bench: Bench, rows: tuple[Row, ...]) -> list[Cell]:
             seeds = row.seeds or ((bench.seeds[0],) if row in bench.first else bench.seeds)
             if i < len(seeds):
                 name = f"{slug(row.name)}/seed{seeds[i]}"
-                made.append(Cell(row, seeds[i], bench.out / name, bench.out / "logs" / f"{name.replace('/', '_')}.log"))
+                out = Path(row.set.get("out", bench.out / name))  # a teacher may have a folder that others share
+                made.append(Cell(row, seeds[i], out, bench.out / "logs" / f"{name.replace('/', '_')}.log"))
     return made
 
 

@@ -26,7 +26,9 @@ def evaluate(
     """Score `part_name`, write results.json and the predictions into `out`, and return the results."""
     device = next(student.parameters()).device
     part = index.part(run.data.split, part_name)
-    networks: dict[str, nn.Module] = {"student": student} | ({"teacher": teacher} if teacher else {})
+    networks: dict[str, nn.Module] = {"student": student}
+    if teacher is not None:
+        networks["teacher"] = teacher
     scores = evaluation.score(networks, task, run, part, device, progress=f"scoring {part_name}")
     results: dict[str, Any] = {"name": run.name, "seed": run.seed}
     for who in networks:
@@ -54,14 +56,20 @@ def write_predictions(path: Path, task: BaseTask, scored: Scored) -> None:
     checkpoint.write_atomic(path, sink.getvalue().to_pybytes())
 
 
-def measure(network: Tapped, frames: int, size_px: int, batch: int = 8, rounds: int = 5) -> dict[str, Any]:
-    """Parameters, GMACs of one clip, and the clips/s of the bare network on this machine (median of `rounds`)."""
+def measure(network: Tapped, frames: int, size_px: int) -> dict[str, Any]:
+    """Parameters, GMACs of one clip, and the clips/s of the bare network on this machine.
+
+    Batches of 8, or of 1 where 8 clips are more than 20 GMACs; the median of 5 batches after one to warm up, or of as
+    many as fit in 5 s.
+    """
     device = next(network.parameters()).device
+    gmacs = cost.gmacs(network, frames, size_px)
+    batch = 8 if 8 * gmacs <= 20 else 1
     video = torch.zeros(batch, 3, frames, size_px, size_px, dtype=torch.uint8, device=device)
-    seconds = []
+    seconds: list[float] = []
     network.eval()
     with torch.no_grad():
-        for _ in range(rounds + 1):  # the first one warms up
+        while len(seconds) < 2 or (len(seconds) < 6 and sum(seconds) < 5):
             started = time.perf_counter()
             network(video)
             if device.type == "cuda":
@@ -69,7 +77,7 @@ def measure(network: Tapped, frames: int, size_px: int, batch: int = 8, rounds: 
             seconds.append(time.perf_counter() - started)
     return {
         "parameters": cost.parameters(network.net),
-        "gmacs": cost.gmacs(network, frames, size_px),
+        "gmacs": gmacs,
         "clips_per_s": batch / median(seconds[1:]),
         "clips_per_s_is": f"network alone, batch {batch}, {torch.get_num_threads()} thread(s), {device.type}",
     }

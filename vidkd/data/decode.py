@@ -123,10 +123,12 @@ def _installed(name: str) -> bool:
 
 # Which decoder reads what exactly: measured, tests/data/test_decode.py.
 
+DECORD_MIN_WIDTH_PX = 80  # its copy of a frame fails at widths 16, 24, 48 and 72, whose rows FFmpeg pads
+
 
 def _facts(path: Path, header: Header) -> Facts:
     if header.plain and header.codec in ("avc1", "vp09"):
-        return Facts(header.kind, timed=True, decord_is_exact=True)
+        return Facts(header.kind, timed=True, decord_is_exact=header.width >= DECORD_MIN_WIDTH_PX)
     status = path.stat()
     return _probe(path, header.kind, status.st_size, status.st_mtime_ns)
 
@@ -150,7 +152,7 @@ def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
         if None in times or len(set(times)) < len(times) or any(p.is_discard for p in packets):
             return Facts(kind)
         in_order = times == sorted(times) and len(times) > 1 and packets[0].is_keyframe
-        known = codec.codec.canonical_name in ("h264", "vp8", "vp9")
+        known = codec.codec.canonical_name in ("h264", "vp8", "vp9") and codec.width >= DECORD_MIN_WIDTH_PX
         return Facts(kind, timed=True, decord_is_exact=in_order and known)
     except backend.errors as error:
         raise undecodable(path, "pyav", error) from None

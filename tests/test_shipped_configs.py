@@ -1,0 +1,43 @@
+"""Every shipped configuration builds and trains a step: its own networks, methods and task, on a small index."""
+
+import pytest
+import tiny_set
+from accelerate.state import AcceleratorState, GradientState
+from conftest import REPOSITORY
+
+from vidkd import bench, config_file, train
+
+
+@pytest.fixture(scope="module")
+def clips_root(tmp_path_factory):
+    return tiny_set.make(tmp_path_factory.mktemp("set") / "tiny", train=4, test=2, size=48, flip="keeps_labels")
+
+
+def test_it_trains_a_step_and_evaluates(shipped, clips_root, tmp_path):
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    run = config_file.load(shipped)
+    smaller = [f"data.root={clips_root}", f"out={tmp_path / 'run'}", "data.workers=0", "train.batch_size=2",
+               "train.epochs=null", "train.steps=1", "train.threads=1", "train.mixed_precision=no",
+               "train.save_every={steps: 1}",
+               "optim.warmup=null", "data.test_views.clips=1", "data.test_views.crops=1", "student.view.size_px=32",
+               "student.weights=null", "student.adapt=none", "student.reset_head=false"]  # fmt: skip
+    if run.teacher is not None:
+        smaller += [
+            "teacher.weights=null",
+            "teacher.allow_weak=true",
+            "teacher.preflight_clips=2",
+            "teacher.view.size_px=32",
+        ]
+    if run.teacher is not None and run.teacher.cache is not None:
+        smaller += [f"teacher.cache={{views: 1, dir: {tmp_path / 'cache'}}}"]
+    outcome = train.train(config_file.load(shipped, smaller))
+    assert outcome["student"]["protocol"]["network"] == run.student.name
+    assert outcome["student"]["n_videos"] == len(list(clips_root.glob(f"{run.data.test}_*.mp4")))
+    assert (tmp_path / "run" / "student.safetensors").exists()
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "bench").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_bench_is_valid(path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    assert bench.load(path).name == path.stem
