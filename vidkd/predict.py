@@ -25,6 +25,7 @@ from vidkd.errors import ConfigError, DataError
 from vidkd.export import Student
 from vidkd.timeline import Timeline, clock, picture, text_bar
 
+DECODER = "pyav"  # its memory stays flat over hours; decord keeps every packet that it has read
 ASSUMED_FPS = 25.0  # where a video does not say
 PICTURES, PICTURE_PX = 9, 240  # frames in the --png, and their height
 
@@ -34,12 +35,13 @@ def main(argv: list[str]) -> int:
     _check(args)
     student = export.load_student(args.model).to(args.device)
     complete_or_error(args.video)
-    with open_video(args.video) as video:
+    with open_video(args.video, DECODER) as video:
         fps, duration_s = timing(video)
         starts, span = windows(student, video, args.stride_s)
         _say_what(args.video, video, student, duration_s, span / fps, len(starts))
-        kept = {int((i + 0.5) * video.frames / PICTURES): None for i in range(PICTURES if args.png else 0)}
-        pictures: dict[int, Tensor | None] = dict(kept)
+        pictures: dict[int, Tensor | None] = {}
+        if args.png:
+            pictures = {int((i + 0.5) * video.frames / PICTURES): None for i in range(PICTURES)}
         found = probabilities(student, video, starts, args.batch, pictures)
     start_s = torch.tensor(starts, dtype=torch.float64) / fps
     timeline = Timeline(student.classes, start_s, (start_s + span / fps).clamp(max=duration_s), found, duration_s)
