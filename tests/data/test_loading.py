@@ -175,7 +175,7 @@ def test_a_worker_that_hangs_is_an_error_that_names_the_clip(part: Part, trouble
 
 
 def test_a_worker_that_dies_is_an_error_that_names_the_clip(part: Part):
-    with pytest.raises(DataError, match=r"a loader worker died .*it was reading: clip_3"):
+    with pytest.raises(DataError, match=r"a loader worker died .*it was reading: clip_3$"):
         list(troubled(part, "dies", timeout_s=30))
 
 

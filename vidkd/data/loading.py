@@ -136,14 +136,16 @@ class Loader(DataLoader[Any]):
                     if "DataLoader" not in str(error):
                         raise
                     stuck = True
-                    raise DataError(_silent(str(error), self.being_read())) from None
+                    dead = [k for k, w in enumerate(getattr(loading, "_workers", [])) if not w.is_alive()]
+                    raise DataError(_silent(str(error), self.being_read(dead))) from None
                 yield self._checked(loaded)
         finally:
             _end(loading, stuck)
 
-    def being_read(self) -> list[str]:
-        """The clips that workers are reading at this moment."""
-        return [self.watched.source.part[i].name for i in self.watched.busy if i >= 0]
+    def being_read(self, workers: list[int]) -> list[str]:
+        """The clips that these workers, or all if there are none, are reading at this moment."""
+        busy = [i for k, i in enumerate(self.watched.busy) if not workers or k in workers]
+        return [self.watched.source.part[i].name for i in busy if i >= 0]
 
     def _checked(self, loaded: Loaded) -> ClipBatch:
         if loaded.batch is None:
