@@ -1,0 +1,176 @@
+"""The plots of the page, from numbers; all that is drawn is drawn by svg.py."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from vidkd.report import svg
+from vidkd.report.svg import Scale, esc
+
+ROW_PX = 26
+MOST_LABELS = 40  # classes a confusion matrix names
+POINTS = 120  # of a curve
+
+
+@dataclass(frozen=True)
+class Dots:
+    """A line of a dot plot: shares in 0..1, each with the role that it is drawn as."""
+
+    name: str
+    dots: list[tuple[str, float]]
+    whisker: tuple[float, float] | None = None
+    light: list[float] = field(default_factory=list)  # single seeds
+    value: str = ""  # written beside it
+    tone: str = ""  # good, bad
+
+
+def dot_rows(rows: Sequence[Dots], said: str, scale: Scale | None = None) -> str:
+    """One line a row: name, dots over a common axis, value."""
+    every = [v for r in rows for v in (*(v for _, v in r.dots), *(r.whisker or ()), *r.light)]
+    scale = scale or svg.shares(every)
+    ticks = scale.ticks(5)
+    lines = [_dot_row(row, scale, ticks) for row in rows]
+    axis = "".join(svg.text(scale(v), 12, f"{100 * v:.0f}", "middle", kind="tick") for v in ticks)
+    lines.append(f'<span></span><svg width="100%" height="18">{axis}</svg><span class="tick">%</span>')
+    return f'<div class="dots" role="img" aria-label="{esc(said)}">{"".join(lines)}</div>'
+
+
+def _dot_row(row: Dots, scale: Scale, ticks: list[float]) -> str:
+    y = ROW_PX / 2
+    drawn = [svg.line(scale(v), scale(v), 0, ROW_PX, "grid") for v in ticks]
+    role = row.dots[0][0] if row.dots else ""
+    if row.whisker:
+        low, high = (scale(v) for v in row.whisker)
+        drawn.append(svg.line(low, high, y, y, f"whisker {role}"))
+        drawn += [svg.line(x, x, y - 4, y + 4, f"whisker {role}") for x in (low, high)]
+    elif len(row.dots) > 1:
+        found = [scale(v) for _, v in row.dots]
+        drawn.append(svg.line(min(found), max(found), y, y, "link"))
+    drawn += [svg.mark(f"seed {role}", scale(v), y + 7, 2.5, f"one seed: {v:.1%}") for v in row.light]
+    drawn += [svg.mark(r, scale(v), y, 5, f"{row.name}: {v:.1%}") for r, v in row.dots]
+    return (
+        f'<span class="name">{esc(row.name)}</span><svg width="100%" height="{ROW_PX}">{"".join(drawn)}</svg>'
+        f'<span class="value {row.tone}">{esc(row.value)}</span>'
+    )
+
+
+@dataclass(frozen=True)
+class Point:
+    """Of a scatter plot."""
+
+    name: str
+    role: str
+    x: float
+    y: float
+    whisker: tuple[float, float] | None = None
+
+
+def scatter(points: Sequence[Point], said: str, x_name: str, height: float = 300) -> str:
+    """Shares over positive numbers on a logarithmic axis, every point with its name."""
+    xs = svg.positives(p.x for p in points)
+    ys = svg.shares(v for p in points for v in (p.y, *(p.whisker or ())))
+    drawn = [
+        svg.grid_x(xs, height, [(v, svg.number(v)) for v in xs.ticks()]),
+        svg.grid_y(ys, height, [(v, f"{100 * v:.0f} %") for v in ys.ticks()]),
+        svg.text(50, height + 34, x_name, "middle", kind="tick"),
+    ]
+    up: Callable[[float], float] = lambda v: height * (1 - ys(v) / 100)  # noqa: E731
+    for p in points:
+        if p.whisker:
+            drawn.append(svg.line(xs(p.x), xs(p.x), up(p.whisker[0]), up(p.whisker[1]), f"whisker {p.role}"))
+        drawn.append(svg.mark(p.role, xs(p.x), up(p.y), 6, f"{p.name}: {p.y:.1%}, {p.x:.3g} {x_name}"))
+    for on_left in (False, True):
+        side = sorted((p for p in points if (xs(p.x) > 55) == on_left), key=lambda p: up(p.y))
+        places = _apart([up(p.y) + 4 for p in side], 15, height)
+        drawn += [
+            svg.text(xs(p.x), y, _cut(p.name, 26), "end" if on_left else "start", -12 if on_left else 12)
+            for p, y in zip(side, places, strict=True)
+        ]
+    return svg.plot("".join(drawn), height, said, (12, 14, 42, 44))
+
+
+def _apart(places: list[float], gap: float, end: float) -> list[float]:
+    """The ascending places, moved so that no two are closer than `gap`, the last one before `end` where it can be."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + gap) if moved else place)
+    over = max(moved[-1] - end, 0) if moved else 0
+    return [place - over for place in moved]
+
+
+Curve = list[tuple[float, float]]  # (step, value)
+
+
+def curves(title: str, seeds: Sequence[Curve], role: str, height: float = 110) -> str:
+    """One light line a seed, and over them their mean, smoothed over a twentieth of the run."""
+    clean = [[(x, y) for x, y in c if math.isfinite(y)] for c in seeds]
+    clean = [c for c in clean if c]
+    if not clean:
+        return ""
+    mean = _smooth(_mean(clean))
+    xs = Scale(0, max(c[-1][0] for c in clean))
+    values = sorted(y for c in clean for _, y in c)
+    low, high = min(values[0], 0.0), values[min(int(0.995 * len(values)), len(values) - 1)]  # a spike is not the curve
+    ys = Scale(low, max(high, mean[0][1]) if high > low else low + 1)
+    place = lambda c: [(xs(x), min(ys(y), 100)) for x, y in _thin(c)]  # noqa: E731
+    drawn = "".join(svg.curve(place(c), f"seed {role}") for c in clean) + svg.curve(place(mean), f"mean {role}")
+    inside = (
+        svg.grid_x(xs, height, [(v, svg.number(v)) for v in xs.ticks(3)])
+        + svg.grid_y(ys, height, [(v, svg.number(v)) for v in ys.ticks(3)])
+        + svg.stretched(drawn)
+    )
+    said = f"{title}: from {mean[0][1]:.3g} to {mean[-1][1]:.3g}"
+    return f'<figure class="curve"><figcaption>{esc(title)}</figcaption>{svg.plot(inside, height, said)}</figure>'
+
+
+def _mean(seeds: list[Curve]) -> Curve:
+    """Over the seeds, at the steps that all of them have."""
+    found = [dict(c) for c in seeds]
+    steps = sorted(set.intersection(*(set(c) for c in found))) or sorted(found[0])
+    return [(s, sum(c[s] for c in found if s in c) / sum(s in c for c in found)) for s in steps]
+
+
+def _smooth(points: Curve) -> Curve:
+    half = len(points) // 40
+    windows = [points[max(0, i - half) : i + half + 1] for i in range(len(points))]
+    return [(p[0], sum(y for _, y in w) / len(w)) for p, w in zip(points, windows, strict=True)]
+
+
+def _thin(points: Curve) -> Curve:
+    """At most POINTS of them, the last one included; each the mean of those it stands for."""
+    size = -(-len(points) // POINTS)
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(g[-1][0] if len(g) > 1 else g[0][0], sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str], said: str) -> str:
+    """Rows are the true classes, columns the answers; each row as shares of its videos."""
+    k = len(classes)
+    cell = max(min(34.0, 440 / k), 4.0)
+    named = k <= MOST_LABELS
+    drawn = []
+    for i, row in enumerate(matrix):
+        total = sum(row)
+        if named:
+            drawn.append(svg.text(0, (i + 0.5) * cell + 4, _cut(classes[i], 14), "end", -6, "tick"))
+        for j, count in enumerate(row):
+            if total and (share := count / total) >= 0.005:
+                told = f"<title>{esc(classes[i])} taken for {esc(classes[j])}: {share:.0%}</title>" if named else ""
+                place = f'x="{100 * j / k:.2f}%" y="{i * cell:.1f}" width="{100 / k:.2f}%" height="{cell:.1f}"'
+                kind = "right" if i == j else "wrong"
+                drawn.append(f'<rect class="{kind}" {place} fill-opacity="{share:.2f}">{told}</rect>')
+                if k <= 10:
+                    tone = "on" if share > 0.55 else ""
+                    drawn.append(svg.text(100 * (j + 0.5) / k, (i + 0.5) * cell + 4, f"{100 * share:.0f}", "middle",
+                                          kind=f"tick {tone}"))  # fmt: skip
+    if named:
+        for j, name in enumerate(classes):
+            turned = f'<text class="tick" text-anchor="end" transform="rotate(-55)" dy="8">{esc(_cut(name, 14))}</text>'
+            drawn.append(f'<svg x="{100 * (j + 0.5) / k:.2f}%" y="{k * cell + 4:.1f}">{turned}</svg>')
+    frame = f'<rect class="frame" x="0" y="0" width="100%" height="{k * cell:.1f}"/>'
+    padding = (4, 8, 84, 96) if named else (4, 8, 8, 8)
+    return svg.plot(frame + "".join(drawn), k * cell, said, padding)
+
+
+def _cut(name: str, letters: int) -> str:
+    return name if len(name) <= letters else f"{name[: letters - 1]}…"

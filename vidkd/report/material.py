@@ -1,0 +1,185 @@
+"""What a report is made of: the files of one run, or of every cell of a bench, read and put in order."""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.csv
+
+from vidkd import config_file
+from vidkd.config import Run
+from vidkd.errors import ConfigError, DataError
+
+Role = Literal["baseline", "distilled", "alone", "teacher"]
+PREDICTED = {"video": pa.string(), "label": pa.string(), "prediction": pa.string()}
+
+
+class LeftOut(Exception):
+    """A section cannot be made: the message is one sentence that says why, for the reader of the page."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    dir: Path
+    seed: int
+    results: dict[str, Any]  # {} while the run is not finished
+
+    def figures(self, who: str) -> dict[str, Any]:
+        """What results.json says of the student or the teacher."""
+        if who not in self.results:
+            raise LeftOut(f"{self.dir} has no figures of a {who}" + ("." if self.results else ": it is not finished."))
+        return self.results[who]
+
+    def predictions(self, who: str) -> dict[str, list[str]]:
+        """video, label and prediction, in the order of the file."""
+        path = self.dir / f"{who}_predictions.csv"
+        if not path.is_file():
+            raise LeftOut(f"{path} is not there.")
+        options = pyarrow.csv.ConvertOptions(include_columns=list(PREDICTED), column_types=PREDICTED)
+        return pyarrow.csv.read_csv(path, convert_options=options).to_pydict()
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl but for one that a kill cut short."""
+        path = self.dir / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return [line for text in lines if isinstance(line := _line(text), dict) and "step" in line]
+
+    @cached_property
+    def run(self) -> Run:
+        return config_file.load(self.dir / "config.yaml")
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one line of the table, which differ in their seed alone."""
+
+    name: str
+    role: Role
+    line: dict[str, Any]  # top1, top1_low, top1_high, gain..., parameters, gmacs, clips_per_s, training_s, protocol
+    cells: tuple[Cell, ...]
+    config: str  # the path of its configuration
+    set: dict[str, Any]  # overrides of it
+    out: str = ""  # where its cells were written; the folder may have been moved since
+
+
+@dataclass(frozen=True)
+class Material:
+    """`first` are the runs that the rows needed (teachers); a single run is one row without a baseline."""
+
+    dir: Path
+    name: str
+    first: tuple[Row, ...]
+    rows: tuple[Row, ...]
+    baseline: Row | None
+
+    @property
+    def is_bench(self) -> bool:
+        return self.baseline is not None
+
+    @cached_property
+    def best(self) -> Row:
+        """The row with the highest gain, distilled ones before others; the baseline where it is the only row."""
+        others = [row for row in self.rows if row is not self.baseline]
+        distilled = [row for row in others if row.role == "distilled"]
+        return max(distilled or others or self.rows, key=lambda row: row.line.get("top1", 0.0))
+
+    @cached_property
+    def teacher(self) -> dict[str, Any] | None:
+        """The figures of the best row's teacher; None where it had none."""
+        return next((cell.results["teacher"] for cell in self.best.cells if "teacher" in cell.results), None)
+
+    @cached_property
+    def lines(self) -> tuple[Row, ...]:
+        """Every line of the table: what came first, a teacher that was not trained here, the rows."""
+        seen = (row.line.get("protocol", {}).get("network") for row in self.first)
+        if self.teacher is None or self.teacher["protocol"]["network"] in seen:
+            return (*self.first, *self.rows)
+        return (*self.first, Row("teacher", "teacher", _line_of(self.teacher), (), "", {}), *self.rows)
+
+
+def read(folder: Path) -> Material:
+    """ConfigError if `folder` is neither a bench nor a run; DataError if its main file is broken."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; give that of a run or of a bench, as in runs/demo")
+    if (folder / "bench.json").is_file():
+        return _bench(folder)
+    if (folder / "config.yaml").is_file() or (folder / "results.json").is_file():
+        return _run(folder)
+    raise ConfigError(
+        f"{folder}: neither a bench (bench.json, written when its last run is done) nor a run (config.yaml)"
+    )
+
+
+def slug(name: str) -> str:
+    """The folder of a row, as vidkd.bench names it."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def _bench(folder: Path) -> Material:
+    path = folder / "bench.json"
+    said = _json(path)
+    try:
+        bench, lines = said["bench"], {line["row"]: line for line in said["rows"]}
+        first = tuple(_row(folder, bench, raw, lines[raw["name"]], first=True) for raw in bench["first"])
+        rows = tuple(_row(folder, bench, raw, lines[raw["name"]], first=False) for raw in bench["rows"])
+        baseline = next(row for row in rows if row.name == bench["baseline"])
+        return Material(folder, bench["name"], first, rows, baseline)
+    except (LookupError, TypeError, StopIteration) as error:
+        raise DataError(f"{path}: not what vidkd.bench writes ({type(error).__name__}: {error})") from None
+
+
+def _row(folder: Path, bench: dict[str, Any], raw: dict[str, Any], line: dict[str, Any], *, first: bool) -> Row:
+    seeds = raw["seeds"] or (bench["seeds"][:1] if first else bench["seeds"])
+    own = folder / slug(raw["name"])
+    cells = tuple(Cell(d, k, _results(d)) for k in seeds if (d := own / f"seed{k}").is_dir())
+    role: Role = "distilled" if any("teacher" in cell.results for cell in cells) else "alone"
+    if first:
+        role = "teacher"
+    elif raw["name"] == bench["baseline"]:
+        role = "baseline"
+    return Row(raw["name"], role, line, cells, raw["config"], raw["set"], f"{bench['out']}/{slug(raw['name'])}")
+
+
+def _run(folder: Path) -> Material:
+    results = _results(folder)
+    name = str(results.get("name", folder.name))
+    cell = Cell(folder, int(results.get("seed", 0)), results)
+    line = _line_of(results["student"]) | {"training_s": results.get("training_s")} if "student" in results else {}
+    role: Role = "distilled" if "teacher" in results else "alone"
+    return Material(folder, name, (), (Row(name, role, line, (cell,), str(folder / "config.yaml"), {}),), None)
+
+
+def _line_of(figures: dict[str, Any]) -> dict[str, Any]:
+    """One network's figures as a line of the table."""
+    low, high = figures.get("top1_interval", (None, None))
+    line = {"seeds": 1, "top1": figures.get("top1"), "top1_low": low, "top1_high": high}
+    return line | figures.get("cost", {}) | {"protocol": figures.get("protocol", {})}
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    path = folder / "results.json"
+    return _json(path) if path.is_file() else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    if not isinstance(said, dict):
+        raise DataError(f"{path}: holds {type(said).__name__}, not an object")
+    return said
+
+
+def _line(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

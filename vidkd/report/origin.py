@@ -1,0 +1,90 @@
+"""The sections that say where the figures come from: protocol, commands, versions, configuration."""
+
+import json
+import shlex
+from typing import Any
+
+from vidkd.report.material import LeftOut, Material, Row, slug
+from vidkd.report.svg import esc
+
+MOST_COMMANDS = 60
+
+
+def protocol(m: Material) -> str:
+    """What was scored, and how, for every network."""
+    items = []
+    for row in m.lines:
+        p = row.line.get("protocol")
+        if p:
+            items.append(f"<dt>{esc(row.name)}</dt><dd>{esc(_protocol_line(p))}</dd>")
+    if not items:
+        raise LeftOut("no run is finished.")
+    return f"<dl>{''.join(items)}</dl>"
+
+
+def _protocol_line(p: dict[str, Any]) -> str:
+    covered = p["coverage"]
+    worse = [f"{key} {value}" for key, value in p.get("degrade", {}).items() if value not in (None, 0, 0.0, 1.0)]
+    return (
+        f"{p['network']} on {p['data_set']} {p['split']} {p['part']}, "
+        f"{covered['scored']}/{covered['expected']} videos, "
+        f"{p['frames']} frames every {p['stride']} at {p['size_px']} px, {p['clips']}×{p['crops']} views a video, "
+        f"precision {p['mixed_precision']}, decoder {p['decoder']}, index {p['index_sha256'][:12]}"
+        + (f", degraded: {', '.join(worse)}" if worse else "")
+    )
+
+
+def commands(m: Material) -> str:
+    """What to type to get these runs again."""
+    if not m.is_bench:
+        again = f"python -m vidkd.train {shlex.quote(str(m.dir / 'config.yaml'))}"
+        return f"<pre>{esc(again)}</pre>{_config(m.best)}"
+    lines = [_command(row, cell.seed) for row in (*m.first, *m.rows) for cell in row.cells]
+    if not lines:
+        raise LeftOut("no run of the bench is there.")
+    shown = "\n".join(lines[:MOST_COMMANDS])
+    if len(lines) > MOST_COMMANDS:
+        shown += f"\n# and {len(lines) - MOST_COMMANDS} more, alike"
+    note = f"What vidkd.bench ran for “{m.name}”; each folder’s config.yaml holds the whole configuration of its run."
+    return f'<p class="note">{esc(note)}</p><pre>{esc(shown)}</pre>{_config(m.best)}'
+
+
+def _command(row: Row, seed: int) -> str:
+    said = {"name": f"{slug(row.name)}_seed{seed}", "seed": seed, "out": f"{row.out}/seed{seed}", **row.set}
+    pairs = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in said.items()]
+    return shlex.join(["python", "-m", "vidkd.train", row.config, *pairs])
+
+
+def _config(row: Row) -> str:
+    """The configuration of the best row, folded."""
+    for cell in row.cells:
+        path = cell.dir / "config.yaml"
+        if path.is_file():
+            said = path.read_text(encoding="utf-8", errors="replace")
+            return f"<details><summary>{esc(path)}</summary><pre>{esc(said)}</pre></details>"
+    return ""
+
+
+def versions(m: Material) -> str:
+    """The environment of the runs; where they differ, every one of them."""
+    found: dict[str, list[str]] = {}
+    for row in (*m.first, *m.rows):
+        for cell in row.cells:
+            if "environment" in cell.results:
+                key = json.dumps(cell.results["environment"], sort_keys=True)
+                found.setdefault(key, []).append(f"{row.name}, seed {cell.seed}")
+    if not found:
+        raise LeftOut("no results.json names its environment.")
+    parts = []
+    for key, who in found.items():
+        title = f"<h3>{esc('; '.join(who))}</h3>" if len(found) > 1 else ""
+        parts.append(f"{title}<dl>{_flat(json.loads(key))}</dl>")
+    return "".join(parts)
+
+
+def _flat(environment: dict[str, Any]) -> str:
+    items = []
+    for key, value in environment.items():
+        said = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        items.append(f"<dt>{esc(key)}</dt><dd>{esc('none' if said is None else said)}</dd>")
+    return "".join(items)

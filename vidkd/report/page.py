@@ -1,0 +1,66 @@
+"""The page: its sections in their order, and the shell around them."""
+
+from collections.abc import Callable
+
+from vidkd.errors import VidkdError
+from vidkd.report import origin, sections, videos
+from vidkd.report.material import LeftOut, Material
+from vidkd.report.style import CSS
+from vidkd.report.svg import esc
+
+Section = Callable[[Material], str]
+BENCH: dict[str, Section] = {
+    "What was gained": sections.headline,
+    "The table": sections.table,
+    "Accuracy": sections.accuracy,
+    "Accuracy and cost": sections.cost,
+    "Accuracy by class": sections.per_class,
+    "What is taken for what": sections.confusion,
+    "Videos fixed and broken by distillation": videos.videos,
+    "Learning curves": sections.curves,
+    "Protocol": origin.protocol,
+    "Commands": origin.commands,
+    "Versions": origin.versions,
+}
+RUN: dict[str, Section] = {
+    "What was reached": sections.headline,
+    "The table": sections.table,
+    "Accuracy by class": sections.per_class,
+    "What is taken for what": sections.confusion,
+    "Some test videos": videos.videos,
+    "Learning curves": sections.curves,
+    "Protocol": origin.protocol,
+    "Commands": origin.commands,
+    "Versions": origin.versions,
+}
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # nothing is ever fetched
+
+
+def page(m: Material) -> tuple[str, dict[str, str]]:
+    """The page, and the sections that it had to leave out with the reason."""
+    parts, left_out = [], {}
+    for i, (title, section) in enumerate((BENCH if m.is_bench else RUN).items()):
+        head = "" if i == 0 else f"<h2>{esc(title)}</h2>"
+        try:
+            body = section(m)
+        except LeftOut as reason:
+            left_out[title] = str(reason)
+        except (VidkdError, LookupError, TypeError, ValueError, ArithmeticError, OSError) as error:
+            # One odd file must not cost the rest of the page; which one it was is said on it.
+            left_out[title] = f"a file is not as vidkd writes it ({type(error).__name__}: {error})"
+        if title in left_out:
+            body = f'<p class="absent">Left out: {esc(left_out[title])}</p>'
+        parts.append(f"<section>{head}{body}</section>")
+    what = "bench" if m.is_bench else "run"
+    return _shell(f"{m.name} · vidkd {what}", m.name, "\n".join(parts)), left_out
+
+
+def _shell(title: str, name: str, body: str) -> str:
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{esc(title)}</title>\n<style>{CSS}</style></head>\n"
+        f"<body><main><h1>{esc(name)}</h1>\n{body}\n</main></body></html>\n"
+    )

@@ -1,0 +1,93 @@
+"""How the page looks: light and dark, on a phone, on paper."""
+
+CSS = """
+:root{--paper:#fff;--card:#f5f6f8;--ink:#1d2330;--soft:#566072;--rule:#dde1e7;
+--base:#667085;--kd:#0a63c2;--alone:#0f766e;--teach:#b4530a;--good:#15803d;--bad:#b42318}
+@media screen and (prefers-color-scheme:dark){:root{--paper:#14171c;--card:#1d2128;--ink:#e7e9ec;--soft:#a0a9b6;
+--rule:#363d48;--base:#a3acba;--kd:#6aaefc;--alone:#4fd1c5;--teach:#f2ad58;--good:#56d68a;--bad:#ff8a80}}
+*{box-sizing:border-box}
+html{-webkit-text-size-adjust:100%}
+body{margin:0 auto;padding:24px 20px 48px;max-width:1080px;background:var(--paper);color:var(--ink);
+font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;overflow-wrap:break-word}
+h1{font-size:1.5rem;line-height:1.25;margin:0 0 .5rem}
+h2{font-size:1.15rem;margin:2.4rem 0 .5rem;padding-top:.7rem;border-top:1px solid var(--rule)}
+h3{font-size:.95rem;margin:1.2rem 0 .3rem}
+p{margin:.4rem 0}
+.headline{font-size:1.12rem;max-width:46em}
+.note,.legend{color:var(--soft);font-size:.86rem;max-width:64em}
+.absent{color:var(--soft);font-style:italic}
+.good{color:var(--good)}.bad{color:var(--bad)}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:10px;margin:1rem 0}
+.tile{background:var(--card);border-radius:8px;padding:10px 12px}
+.tile b{display:block;font-size:1.45rem;line-height:1.2}
+.tile span{color:var(--soft);font-size:.82rem;display:block;line-height:1.35}
+.legend span{display:inline-block;margin-right:1.1em;white-space:nowrap}
+.legend svg{vertical-align:-2px}
+table{border-collapse:collapse;width:100%;font-size:.88rem;font-variant-numeric:tabular-nums}
+th,td{text-align:right;padding:6px 8px;border-bottom:1px solid var(--rule);vertical-align:top}
+th{color:var(--soft);font-weight:600;vertical-align:bottom}
+th:first-child,td:first-child{text-align:left}
+td small{display:block;color:var(--soft);white-space:nowrap}
+tr.best td:first-child{font-weight:700}
+svg{overflow:visible;display:block}
+.legend svg{display:inline-block}
+svg text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;fill:var(--ink)}
+svg text.tick,.tick{fill:var(--soft);color:var(--soft);font-size:11px}
+svg text.on{fill:var(--paper)}
+.grid{stroke:var(--rule);stroke-width:1}
+.frame{fill:none;stroke:var(--rule)}
+.link{stroke:var(--soft);stroke-width:2;opacity:.45}
+.whisker{stroke-width:2}
+.baseline{--own:var(--base)}.distilled{--own:var(--kd)}.alone{--own:var(--alone)}.teacher{--own:var(--teach)}
+.mark{fill:var(--own);stroke:var(--own);stroke-width:2}
+.mark.baseline{fill:var(--paper)}
+.mark.seed{fill:var(--own);stroke:none;opacity:.55}
+.whisker{stroke:var(--own)}
+polyline{fill:none;stroke:var(--own);vector-effect:non-scaling-stroke}
+polyline.seed{stroke-width:1;opacity:.32}
+polyline.mean{stroke-width:2}
+rect.right{fill:var(--kd)}rect.wrong{fill:var(--bad)}
+.dots{display:grid;grid-template-columns:minmax(90px,max-content) minmax(120px,1fr) max-content;column-gap:16px;
+align-items:center;margin:.6rem 0}
+.dots .name{font-size:.88rem;max-width:17em;line-height:1.2}
+.dots .value{font-size:.85rem;white-space:nowrap;text-align:right;font-variant-numeric:tabular-nums}
+.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(250px,1fr));gap:4px 20px}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:8px 28px}
+figure{margin:0}
+figcaption{font-size:.86rem;color:var(--soft)}
+.videos{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,480px),1fr));gap:14px 24px}
+.video{background:var(--card);border-radius:8px;padding:10px 12px}
+.video h4{margin:0;font-size:.9rem}
+.video p{font-size:.84rem;margin:.15rem 0 .4rem}
+.seen{display:grid;grid-template-columns:80px minmax(0,1fr);gap:2px 8px;align-items:end;margin-top:4px}
+.seen figcaption{grid-column:1/-1}
+.seen img{width:100%;height:auto;display:block;border-radius:3px}
+.seen .strip{max-width:480px}
+.pixels{image-rendering:pixelated}
+code,pre{font:12.5px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
+pre{background:var(--card);border-radius:8px;padding:10px 12px;white-space:pre-wrap;
+overflow-wrap:anywhere;margin:.4rem 0}
+details{margin:.4rem 0}summary{cursor:pointer;color:var(--soft);font-size:.9rem}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;font-size:.88rem;margin:.4rem 0}
+dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
+@media (max-width:640px){
+body{padding:16px 14px 40px}
+table,tbody,tr,td{display:block;width:100%}thead{position:absolute;left:-9999px}
+tr{background:var(--card);border-radius:8px;padding:8px 12px;margin:10px 0}
+td{display:flex;justify-content:space-between;gap:12px;border:0;padding:2px 0;text-align:right}
+td:first-child{font-weight:700;text-align:left}td:empty{display:none}
+td:not(:first-child)::before{content:attr(data-of);color:var(--soft);text-align:left}
+td small{display:inline;margin-left:.4em}
+.dots{grid-template-columns:minmax(0,1fr) max-content;column-gap:10px;padding:0 8px}
+.dots .name{max-width:none;padding-top:5px;margin-left:-8px}.dots .value{grid-row:auto;order:0;margin-right:-8px}
+.dots>svg{grid-column:1/-1;order:0}
+}
+@media (prefers-reduced-motion:reduce){.seen .moving{display:none}.seen{grid-template-columns:minmax(0,1fr)}}
+@media print{
+body{max-width:none;padding:0;font-size:11pt}
+*{print-color-adjust:exact;-webkit-print-color-adjust:exact}
+.seen .moving{display:none}.seen{grid-template-columns:minmax(0,1fr)}
+figure,.video,tr,.plot,.dots,.tile{break-inside:avoid}h2,h3{break-after:avoid}
+.panels{grid-template-columns:repeat(3,1fr)}
+}
+"""
