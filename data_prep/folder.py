@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    prepare.check(args)
+    prepare.begin(args)
     if not 0 <= args.test_fraction < 1:
         raise ConfigError("--test-fraction must be 0 or more and below 1")
     if not args.root.is_dir():

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    prepare.check(args)
+    prepare.begin(args)
     folder = official.find_folder(args, PLACES, "*_test_split1.txt", "the split files")
     table, files = official.hmdb_splits(folder, (1, 2, 3))
     named = [

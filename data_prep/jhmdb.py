@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    prepare.check(args)
+    prepare.begin(args)
     own = args.root / "splits.csv"
     if own.exists() and args.annotations is None:
         named, splits, files = own_list(own)

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    prepare.check(args)
+    prepare.begin(args)
     folder = official.find_folder(args, PLACES, "*train*.csv", "the csv files")
     files = [path for path in sorted(folder.glob("*.csv")) if part_of(path)]
     names = official.lines(args.classes) if args.classes else sorted({v.label for f in files for v in read(f, None)})

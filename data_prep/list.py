@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    prepare.check(args)
+    prepare.begin(args)
     files = {part: getattr(args, part) for part in ("train", "val", "test") if getattr(args, part)}
     if not files:
         raise ConfigError("name at least one list: --train, --val or --test FILE")

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    prepare.check(args)
+    prepare.begin(args)
     own = args.root / "splits.csv"
     if own.exists() and args.annotations is None:
         named, classes, files = own_list(own)

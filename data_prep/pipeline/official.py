@@ -26,7 +26,9 @@ class Named:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of data sets with official lists."""
-    parser.add_argument("--annotations", type=Path, help="the folder with the official lists (default: looked for)")
+    parser.add_argument(
+        "--annotations", type=Path, help="the official lists: a folder or an archive (default: looked for)"
+    )
     parser.add_argument("--allow-missing", action="store_true", help="go on if listed videos are not on disk")
 
 
@@ -112,9 +114,10 @@ def rows(path: Path, needed: Iterable[str]) -> Iterator[dict[str, str]]:
 def find_folder(args: argparse.Namespace, candidates: Iterable[str], pattern: str, what: str) -> Path:
     """The folder with the official lists: --annotations, or the first of the candidates below --root that has any."""
     if args.annotations is not None:
-        if not any(args.annotations.glob(pattern)):
+        first = min(args.annotations.rglob(pattern), default=None)
+        if first is None:
             raise DataError(f"--annotations {args.annotations}: has no {pattern}, the names of {what}")
-        return args.annotations
+        return first.parent
     for name in candidates:
         folder = args.root / name
         if any(folder.glob(pattern)):

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from data_prep.pipeline import holdout, produce, writer
+from data_prep.pipeline import archives, holdout, produce, writer
 from data_prep.pipeline.listing import Listing
 from data_prep.pipeline.transcode import Settings, transcode
 from vidkd.errors import ConfigError
@@ -15,7 +15,12 @@ from vidkd.errors import ConfigError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every data set that is made from video files."""
     defaults = Settings()
-    parser.add_argument("--root", type=Path, required=True, help="where the videos lie; nothing in it is changed")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        required=True,
+        help="where the videos lie, a folder or an archive; nothing in it is changed",
+    )
     add_output_arguments(parser)
     parser.add_argument(
         "--short-side", type=_short_side, default=defaults.short_side, metavar="PX", help="px, or `source` (128)"
@@ -36,8 +41,8 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=cores(), help="processes (default: %(default)s)")
 
 
-def check(args: argparse.Namespace) -> None:
-    """ConfigError where the options contradict each other or the disk."""
+def begin(args: argparse.Namespace) -> None:
+    """ConfigError where the options contradict each other or the disk; then --root and --annotations become folders."""
     root, out = args.root.absolute(), args.out.absolute()
     if not args.root.exists():
         raise ConfigError(f"--root {args.root}: no such file or folder")
@@ -45,11 +50,16 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--out {args.out}: must lie beside --root {args.root}, which is never changed")
     if not 0 <= args.holdout < 1 or not 0 <= args.crf <= 51 or args.timeout <= 0 or args.workers < 0:
         raise ConfigError("--holdout must be 0 or more and below 1, --crf 0 to 51, --timeout above 0")
+    for name, ending in (("root", "unpacked"), ("annotations", "annotations")):
+        path = getattr(args, name, None)
+        if path is not None and archives.is_archive(path):
+            folder = args.out.with_name(f"{args.out.name}.{ending}")
+            archives.unpack(path, folder)
+            setattr(args, name, folder)
 
 
 def run(listing: Listing, args: argparse.Namespace) -> int:
     """Make the prepared data set; the exit status of the command."""
-    check(args)
     if args.holdout:
         listing = holdout.hold_out(listing, args.holdout, args.holdout_seed)
     settings = Settings(args.short_side, args.crf, copy=args.copy, timeout_s=args.timeout)
@@ -58,8 +68,10 @@ def run(listing: Listing, args: argparse.Namespace) -> int:
     if args.shard[1] > 1 and not writer.is_complete(args.out, listing):
         print(f"{args.out}: shard {args.shard[0]} of {args.shard[1]} is done; the last shard to end writes the index")
         return 0
-    held_out = {"holdout": args.holdout, "holdout_seed": args.holdout_seed} if args.holdout else {}
-    return writer.finish(args.out, listing, {**asdict(settings), **held_out}, args.allow_failures)
+    more = {"holdout": args.holdout, "holdout_seed": args.holdout_seed} if args.holdout else {}
+    if origin := archives.origin_of(args.root):
+        more["unpacked_from"] = origin
+    return writer.finish(args.out, listing, {**asdict(settings), **more}, args.allow_failures)
 
 
 def cores() -> int:
