@@ -78,7 +78,7 @@ def save_student(
         view=view,
         short=run.data.short,
     )
-    content = safetensors.torch.save(_plain(tapped.net), _metadata(card))
+    content = _in_order(safetensors.torch.save(_plain(tapped.net), _metadata(card)))
     directory.mkdir(parents=True, exist_ok=True)
     checkpoint.write_atomic(directory / "config.yaml", config_file.dump(run).encode())
     checkpoint.write_atomic(directory / "classes.txt", "".join(f"{name}\n" for name in classes).encode())
@@ -146,6 +146,16 @@ def _metadata(card: Card) -> dict[str, str]:
     """The card as a safetensors file can hold it: text by name."""
     said = card.model_dump(mode="json").items()
     return {"format": FORMAT} | {key: v if key in TEXT else json.dumps(v) for key, v in said}
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted: it comes in any order, and equal students are equal files."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
 
 def _header(path: Path) -> dict[str, Any]:
