@@ -1,6 +1,5 @@
 """What has been made so far, one JSON line a video in the prepared folder: a killed run goes on from there."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,7 +7,9 @@ import pyarrow as pa
 import pyarrow.json
 
 from vidkd.data import index
+from vidkd.data.index import pc
 
+Done = tuple[str, int]  # (identity, bytes) of a video that was made
 COLUMNS = ("bytes", "checksum", "frames", "fps", "width", "height", "status", "reason")
 SCHEMA = pa.schema(
     [("path", pa.string()), ("identity", pa.string()), *((name, index.SCHEMA[name]) for name in COLUMNS)]
@@ -66,6 +67,9 @@ def _read_one(path: Path) -> pa.Table:
     return pyarrow.json.read_json(pa.BufferReader(whole), read, parse).select(SCHEMA.names)
 
 
-def entries(table: pa.Table) -> Iterator[Entry]:
-    for batch in table.to_batches(max_chunksize=4096):
-        yield from (Entry(**row) for row in batch.to_pylist())
+def done(out: Path) -> dict[str, Done]:
+    """The videos that were made, by path."""
+    table = read(out)
+    table = table.filter(pc.equal(table["status"], "ok"))
+    columns = (table[name].to_pylist() for name in ("path", "identity", "bytes"))
+    return {path: (identity, size) for path, identity, size in zip(*columns, strict=True)}

@@ -37,6 +37,11 @@ class Listing:
     files: tuple[Path, ...] = ()  # the files that say labels and splits; their checksums go into provenance.json
     notes: dict[str, Any] = field(default_factory=dict)  # what a reader of provenance.json should know
 
+    def __post_init__(self) -> None:
+        for name in self.classes:
+            if len(name.splitlines()) != 1 or name != name.strip():
+                raise DataError(f"the class {name!r}: a name must be one line, without spaces at its ends; rename it")
+
     def items(self) -> Iterator[Item]:
         for batch in self.table.to_batches(max_chunksize=BATCH):
             for row in batch.to_pylist():

@@ -38,7 +38,18 @@ def videos_under(root: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
-                yield Path(folder, name)
+                path = Path(folder, name)
+                if not _is_text(str(path)):
+                    raise DataError(f"{str(path)!r}: its name is not UTF-8; rename it")
+                yield path
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes of another encoding, kept by Python as lone surrogates
+        return False
+    return True
 
 
 def by_stem(root: Path) -> dict[str, Path]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from data_prep.pipeline import journal
 from data_prep.pipeline.ffmpeg import DISK_FULL
-from data_prep.pipeline.journal import Entry
+from data_prep.pipeline.journal import Done, Entry
 from data_prep.pipeline.listing import Item, Listing
 from vidkd.errors import DataError
 
@@ -53,7 +54,7 @@ def produce(
     The journal in `out` says afterwards what became of each. `settings` names all that changes the bytes of a video.
     """
     begin(out, listing.name)
-    known = {e.path: e for e in journal.entries(journal.read(out))}
+    known = journal.done(out)
     todo = ((item, known.get(item.path)) for item in islice(listing.items(), shard[0], None, shard[1]))
     total = len(range(shard[0], listing.table.num_rows, shard[1]))
     name = ".journal.jsonl" if shard[1] == 1 else f".journal-{shard[0]}-of-{shard[1]}.jsonl"
@@ -61,9 +62,9 @@ def produce(
     failed = 0
     journal.mend(out / name)
     with open(out / name, "ab") as log, tqdm(total=total, unit="video", disable=None, desc=listing.name) as bar:
-        for entry, is_new in _results(task, todo, workers):
-            failed += entry.status != "ok"
-            if is_new:
+        for entry in _results(task, todo, workers):
+            if entry:
+                failed += entry.status != "ok"
                 log.write(json.dumps(journal.record(entry)).encode() + b"\n")
                 log.flush()
             bar.update()
@@ -86,15 +87,15 @@ def _name_of(out: Path) -> str:
     return marker.read_text(encoding="utf-8") if marker.is_file() else ""
 
 
-def _results(task: Task, todo: Iterator[tuple[Item, Entry | None]], workers: int) -> Iterator[tuple[Entry, bool]]:
-    """(what became of it, whether that is news) of every item, as they finish."""
+def _results(task: Task, todo: Iterator[tuple[Item, Done | None]], workers: int) -> Iterator[Entry | None]:
+    """What became of every item, as they finish; None where it had been made before."""
     if workers <= 1:
         yield from (_one(task, *each) for each in todo)
         return
     # spawn: a forked child inherits the locks of threads that it does not have.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_die_with_parent)
-    running: set[Future[tuple[Entry, bool]]] = set()
+    pool = ProcessPoolExecutor(workers, context, initializer=_obey_parent)
+    running: set[Future[Entry | None]] = set()
     try:
         while True:
             running |= {pool.submit(_one, task, *each) for each in islice(todo, 4 * workers - len(running))}
@@ -111,18 +112,19 @@ def _results(task: Task, todo: Iterator[tuple[Item, Entry | None]], workers: int
         pool.shutdown(cancel_futures=True)
 
 
-def _die_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+def _obey_parent() -> None:
+    """The parent alone answers Ctrl-C; and a worker whose parent was killed would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def _one(task: Task, item: Item, known: Entry | None) -> tuple[Entry, bool]:
+def _one(task: Task, item: Item, known: Done | None) -> Entry | None:
     identity = _identity(task.settings, item)
     target = task.out / item.path
-    if known and known.status == "ok" and known.identity == identity and _size(target) == known.bytes:
-        return known, False
+    if known == (identity, _size(target)):
+        return None
     # Removed first: a child of a killed run may still be writing into a file of this name.
     partial = target.parent / f".tmp-{hashlib.sha1(target.name.encode()).hexdigest()[:16]}"
     try:
@@ -144,7 +146,7 @@ def _one(task: Task, item: Item, known: Entry | None) -> tuple[Entry, bool]:
     if DISK_FULL in facts.reason:
         raise DataError(f"{target}: the disk is full; free some space and run the same command again")
     result = (facts.frames, facts.fps, facts.width, facts.height, facts.status, facts.reason)
-    return Entry(item.path, identity, size, checksum, *result), True
+    return Entry(item.path, identity, size, checksum, *result)
 
 
 def _identity(settings: str, item: Item) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.pipeline import ffmpeg
+from vidkd.data import index
 
 SOURCES = {
     "avi": ["-c:v", "mpeg4", "-vtag", "XVID", "-bf", "2", "-g", "50", "-q:v", "5", "-f", "avi"],
@@ -60,3 +61,20 @@ def tree() -> Callable[[Path], dict[str, bytes]]:
         return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.name not in left_out}
 
     return read
+
+
+@pytest.fixture
+def videos(tmp_path, make_video) -> Path:
+    """Two classes of three videos each, AVI with B-frames and sound among them."""
+    root = tmp_path / "videos"
+    for label in ("jump", "sit down"):
+        make_video(root / label / "a.avi", "avi", frames=30, size="160x120", sound=True)
+        make_video(root / label / "b.MKV", "mkv", frames=18, size="66x50", rate="30000/1001")
+        make_video(root / label / "c.mp4", "b_frames", frames=20, size="56x70", rate="15")
+    return root
+
+
+@pytest.fixture
+def read_rows() -> Callable[[Path], dict[str, dict]]:
+    """The rows of a prepared data set, by path."""
+    return lambda out: {row["path"]: row for row in index.read(out).table.to_pylist()}

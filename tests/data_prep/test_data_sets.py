@@ -11,10 +11,6 @@ from data_prep.pipeline.holdout import choose
 from vidkd.data import index
 
 
-def rows(out: Path) -> dict[str, dict]:
-    return {row["path"]: row for row in index.read(out).table.to_pylist()}
-
-
 @pytest.fixture
 def named_videos(tmp_path, make_video):
     """named_videos("a/x.avi", ...) makes these files of three frames below a folder, and returns the folder."""
@@ -62,14 +58,14 @@ def test_jhmdb_has_its_official_sizes(shared, tmp_path, data_prep):
     assert Counter(video.parts[0] for video in named) == {"train": 660, "test": 268}
 
 
-def test_real_ucf101_files(shared, tmp_path, data_prep):
+def test_real_ucf101_files(shared, tmp_path, data_prep, read_rows):
     """The original XviD files, by the official lists: every frame there, in its own group and parts."""
     root, out = shared / "data/ucf101_raw", tmp_path / "out"
     words = ["ucf101", "--root", root, "--out", out, "--annotations", shared / "annotations/ucf101_splits"]
     status, said = data_prep(*words)
     assert status == 2 and "13296 of the 13320" in said and "--allow-missing" in said
     assert data_prep(*words, "--allow-missing", "--workers", 2)[0] == 0
-    table = rows(out)
+    table = read_rows(out)
     assert len(table) == 24 and len(index.read(out).classes) == 6
     assert all(row["status"] == "ok" and not row["reason"] and row["height"] == 128 for row in table.values())
     assert table["Archery/v_Archery_g01_c01.mp4"]["frames"] == 131
@@ -80,7 +76,7 @@ def test_real_ucf101_files(shared, tmp_path, data_prep):
 # Layouts.
 
 
-def test_ucf101_hold_out_keeps_groups(named_videos, tmp_path, data_prep):
+def test_ucf101_hold_out_keeps_groups(named_videos, tmp_path, data_prep, read_rows):
     stems = [f"v_{label}_g{g:02d}_c{c:02d}" for label in ("A", "B") for g in range(1, 7) for c in (1, 2, 3)]
     root = named_videos(*(f"UCF-101/{stem.split('_')[1]}/{stem}.avi" for stem in stems))
     lists = root / "ucfTrainTestlist"
@@ -94,14 +90,14 @@ def test_ucf101_hold_out_keeps_groups(named_videos, tmp_path, data_prep):
         (lists / f"trainlist{n:02d}.txt").write_text("".join(f"{line(s.split('_')[1], s)} 1\n" for s in train))
     out = tmp_path / "out"
     assert data_prep("ucf101", "--root", root, "--out", out, "--holdout", 0.2)[0] == 0
-    table = rows(out)
+    table = read_rows(out)
     for split in ("split1", "split2", "split3"):
         parts = {(row["label"], row["group"], row[split]) for row in table.values()}
         assert len(parts) == 12  # no group in two parts
         assert Counter((label, part) for label, _, part in parts)["A", "val"] == 1
 
 
-def test_hmdb51_layout(named_videos, tmp_path, data_prep):
+def test_hmdb51_layout(named_videos, tmp_path, data_prep, read_rows):
     names = ["film_#1_wave_u_cm_np1_fr_med_0", "film_#1_wave_u_cm_np1_fr_med_1", "other_wave_h_nm_np1_ba_bad_0"]
     root = named_videos(*(f"wave/{name}.avi" for name in names))
     lists = tmp_path / "testTrainMulti_7030_splits"
@@ -109,24 +105,24 @@ def test_hmdb51_layout(named_videos, tmp_path, data_prep):
     for n in (1, 2, 3):
         (lists / f"wave_test_split{n}.txt").write_text("".join(f"{name}.avi {i} \n" for i, name in enumerate(names)))
     assert data_prep("hmdb51", "--root", root, "--out", tmp_path / "out")[0] == 0
-    table = rows(tmp_path / "out")
+    table = read_rows(tmp_path / "out")
     assert [table[f"wave/{name}.mp4"]["split2"] for name in names] == ["", "train", "test"]
     assert [table[f"wave/{name}.mp4"]["group"] for name in names] == ["film_#1", "film_#1", "other"]
 
 
-def test_jhmdb_official_layout(named_videos, tmp_path, data_prep):
+def test_jhmdb_official_layout(named_videos, tmp_path, data_prep, read_rows):
     names = ["a_clap_u_nm_np1_fr_med_0", "b_clap_u_nm_np1_fr_med_0"]
     root = named_videos(*(f"ReCompress_Videos/clap/{name}.avi" for name in names))
     (root / "splits").mkdir()
     (root / "splits/clap_test_split1.txt").write_text(f"{names[0]}.avi 1\n{names[1]}.avi 2\n")
     assert data_prep("jhmdb", "--root", root, "--out", tmp_path / "out")[0] == 0
-    assert [row["split1"] for row in rows(tmp_path / "out").values()] == ["train", "test"]
+    assert [row["split1"] for row in read_rows(tmp_path / "out").values()] == ["train", "test"]
 
 
 KINETICS = "label,youtube_id,time_start,time_end,split,is_cc\n"
 
 
-def test_kinetics_layout(named_videos, tmp_path, data_prep):
+def test_kinetics_layout(named_videos, tmp_path, data_prep, read_rows):
     root = named_videos("train/a b/-Ab_cd_000010_000020.mp4", "xyz.mp4", "val/a b/v1_000000_000010.avi")
     (root / "train.csv").write_text(
         f'{KINETICS}a b,-Ab_cd,10,20,train,0\n"c, d",xyz,5,15,train,0\n"c, d",gone,5,15,train,0\n'
@@ -137,7 +133,7 @@ def test_kinetics_layout(named_videos, tmp_path, data_prep):
     status, said = data_prep(*words)
     assert status == 2 and "1 of the 4 videos" in said and "gone_000005_000015" in said
     assert data_prep(*words, "--allow-missing")[0] == 0
-    table = rows(tmp_path / "out")
+    table = read_rows(tmp_path / "out")
     assert {path: (row["label"], row["split1"], row["group"]) for path, row in table.items()} == {
         "a b/-Ab_cd_000010_000020.mp4": ("a b", "train", "-Ab_cd"),
         "c, d/xyz.mp4": ("c, d", "train", "xyz"),
@@ -147,14 +143,14 @@ def test_kinetics_layout(named_videos, tmp_path, data_prep):
 
 
 @pytest.mark.parametrize("separator", [" ", ",", "\t"])
-def test_lists(named_videos, tmp_path, data_prep, separator):
+def test_lists(named_videos, tmp_path, data_prep, separator, read_rows):
     root = named_videos("x/a clip.avi", "y/b.avi", "c.avi")
     (tmp_path / "train.txt").write_text(f"x/a clip.avi{separator}2\n\ny/b.avi{separator}0\n")
     (tmp_path / "val.txt").write_text(f"{root.absolute()}/c.avi{separator}0\n")
     (tmp_path / "names").write_text("zero\none\ntwo\n")
     words = ["list", "--root", root, "--train", tmp_path / "train.txt", "--val", tmp_path / "val.txt"]
     assert data_prep(*words, "--out", tmp_path / "a", "--classes", tmp_path / "names")[0] == 0
-    found = {path: (row["label"], row["split1"]) for path, row in rows(tmp_path / "a").items()}
+    found = {path: (row["label"], row["split1"]) for path, row in read_rows(tmp_path / "a").items()}
     assert found == {"x/a clip.mp4": ("two", "train"), "y/b.mp4": ("zero", "train"), "c.mp4": ("zero", "val")}
     assert data_prep(*words, "--out", tmp_path / "b")[0] == 0
     assert index.read(tmp_path / "b").classes == ("0", "1", "2")
@@ -175,10 +171,10 @@ def test_wrong_lists(named_videos, tmp_path, data_prep, line, told):
     assert status == 2 and told in said and "Traceback" not in said
 
 
-def test_folders_with_parts(named_videos, tmp_path, data_prep):
+def test_folders_with_parts(named_videos, tmp_path, data_prep, read_rows):
     root = named_videos("train/a/1.avi", "validation/a/1.avi", "test/b/deep/er/1.avi")
     assert data_prep("folder", "--root", root, "--out", tmp_path / "out", "--flip-changes-labels")[0] == 0
-    found = {path: (row["label"], row["split1"]) for path, row in rows(tmp_path / "out").items()}
+    found = {path: (row["label"], row["split1"]) for path, row in read_rows(tmp_path / "out").items()}
     assert found == {
         "train/a/1.mp4": ("a", "train"),
         "validation/a/1.mp4": ("a", "val"),

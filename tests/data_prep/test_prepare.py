@@ -2,11 +2,7 @@
 
 import json
 import os
-import signal
 import struct
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,27 +14,12 @@ from vidkd.data.decode import open_video
 from vidkd.errors import DataError
 
 
-@pytest.fixture
-def videos(tmp_path, make_video) -> Path:
-    """Two classes of three videos each, AVI with B-frames and sound among them."""
-    root = tmp_path / "videos"
-    for label in ("jump", "sit down"):
-        make_video(root / label / "a.avi", "avi", frames=30, size="160x120", sound=True)
-        make_video(root / label / "b.MKV", "mkv", frames=18, size="66x50", rate="30000/1001")
-        make_video(root / label / "c.mp4", "b_frames", frames=20, size="56x70", rate="15")
-    return root
-
-
-def rows(out: Path) -> dict[str, dict]:
-    return {row["path"]: row for row in index.read(out).table.to_pylist()}
-
-
-def test_what_comes_out(tmp_path, videos, data_prep):
+def test_what_comes_out(tmp_path, videos, data_prep, read_rows):
     """Every frame, evenly spaced, none stored out of order, a key frame every 16, no sound, even sides."""
     out = tmp_path / "out"
     status, said = data_prep("folder", "--root", videos, "--out", out, "--short-side", 56)
     assert status == 0, said
-    table = rows(out)
+    table = read_rows(out)
     shape = {
         path.split("/")[1]: (r["frames"], r["width"], r["height"], round(r["fps"], 3)) for path, r in table.items()
     }
@@ -91,102 +72,66 @@ def test_sizes(source, short, made):
     assert output_size(*source, short) == made
 
 
-def test_same_bytes_and_not_twice(tmp_path, videos, data_prep, tree):
-    before = tree(videos)
-    for out, workers in ((tmp_path / "a", 1), (tmp_path / "b", 2)):
-        assert data_prep("folder", "--root", videos, "--out", out, "--workers", workers)[0] == 0
-    assert tree(tmp_path / "a") == tree(tmp_path / "b") and tree(videos) == before
-    made = {path: path.stat().st_ino for path in (tmp_path / "a").rglob("*.mp4")}
-    assert data_prep("folder", "--root", videos, "--out", tmp_path / "a")[0] == 0
-    assert made == {path: path.stat().st_ino for path in (tmp_path / "a").rglob("*.mp4")}
-    # What went missing, was cut, or is to be made otherwise is made again.
-    (tmp_path / "a/jump/a.mp4").unlink()
-    (tmp_path / "a/jump/b.mp4").write_bytes(b"half")
-    assert data_prep("folder", "--root", videos, "--out", tmp_path / "a")[0] == 0
-    assert tree(tmp_path / "a") == tree(tmp_path / "b")
-    assert data_prep("folder", "--root", videos, "--out", tmp_path / "a", "--short-side", 32)[0] == 0
-    assert rows(tmp_path / "a")["jump/a.mp4"]["height"] == 32
+def test_odd_names_and_the_index(tmp_path, make_video, data_prep):
+    """What a file may be called does not matter to any file that is written or read."""
+    names = ["a b", "näive ☃", "-dash", "two\nlines", 'quote", comma', "c:\\d", "", ".", "100%d"]
+    for name in names:
+        make_video(tmp_path / "in" / "-class, one" / f"x{name}.y.avi", "avi", frames=3)
+    assert data_prep("folder", "--root", tmp_path / "in", "--out", tmp_path / "o:ut")[0] == 0
+    data = index.read(tmp_path / "o:ut")
+    assert data.table.num_rows == len(names) and data.classes == ("-class, one",)
+    part = data.part("split1", "train")
+    for i in range(len(part)):
+        with open_video(part[i].path) as video:
+            assert video.frames == 3
+    assert data_prep("verify", tmp_path / "o:ut", "--deep")[0] == 0
 
 
-def test_shards_make_the_same(tmp_path, videos, data_prep, tree):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    data_prep("folder", "--root", videos, "--out", whole)
-    assert data_prep("folder", "--root", videos, "--out", parts, "--shard", "1/2")[0] == 0
-    assert not (parts / "index.csv").exists()
-    assert data_prep("folder", "--root", videos, "--out", parts, "--shard", "0/2")[0] == 0
-    made = {name: content for name, content in tree(parts).items() if not name.startswith(".journal")}
-    assert made == tree(whole)
+def test_names_that_cannot_be_written_down(tmp_path, make_video, data_prep):
+    video = make_video(tmp_path / "in" / "two\nlines" / "x.mp4", frames=3)
+    status, said = data_prep("folder", "--root", tmp_path / "in", "--out", tmp_path / "out")
+    assert status == 2 and "must be one line" in said
+    (tmp_path / "latin").mkdir()
+    (tmp_path / "latin" / "a").mkdir()
+    os.link(video, os.fsencode(tmp_path / "latin" / "a") + b"/\xe9.mp4")
+    status, said = data_prep("folder", "--root", tmp_path / "latin", "--out", tmp_path / "out")
+    assert status == 2 and "not UTF-8" in said
 
 
-def test_killed_and_resumed(tmp_path, make_video, data_prep, tree):
-    """kill -9 in the middle; the next run leaves what an undisturbed one leaves, and no half file."""
-    root = tmp_path / "videos"
-    for i in range(12):
-        make_video(root / "a" / f"{i}.mp4", frames=60, size="128x96")
-    words = ["folder", "--root", str(root), "--out", str(tmp_path / "killed"), "--workers", "2"]
-    process = subprocess.Popen([sys.executable, "-m", "data_prep", *words], start_new_session=True)
-    journal = tmp_path / "killed" / ".journal.jsonl"
-    while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 3):
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)  # the command alone: its workers must notice by themselves
-    assert process.wait() == -signal.SIGKILL
-    with journal.open("ab") as file:
-        file.write(b'{"path": "a/9.mp4", "ident')  # as a kill amid writing leaves it
-    assert not (tmp_path / "killed" / "index.csv").exists()
-    assert data_prep(*words[:-2])[0] == 0
-    assert data_prep("folder", "--root", root, "--out", tmp_path / "calm")[0] == 0
-    assert tree(tmp_path / "killed") == tree(tmp_path / "calm")
-    deadline = time.monotonic() + 10
-    while group_is_alive(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not group_is_alive(process.pid)
-
-
-def group_is_alive(group: int) -> bool:
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group and fields[0] != "Z":
-            return True
-    return False
-
-
-def test_copy_takes_files_as_they_are(tmp_path, make_video, data_prep):
+def test_copy_takes_files_as_they_are(tmp_path, make_video, data_prep, read_rows):
     root = tmp_path / "videos"
     good = make_video(root / "a" / "good.mp4", "b_frames", frames=21, size="300x200")
     make_video(root / "a" / "old.avi", "avi", frames=11, size="300x200")
     assert data_prep("folder", "--root", root, "--out", tmp_path / "out", "--copy")[0] == 0
-    table = rows(tmp_path / "out")
+    table = read_rows(tmp_path / "out")
     assert (tmp_path / "out/a/good.mp4").read_bytes() == good.read_bytes()
     assert table["a/good.mp4"]["frames"] == 21 and table["a/good.mp4"]["height"] == 200
     assert table["a/old.mp4"]["frames"] == 11 and table["a/old.mp4"]["height"] == 128
 
 
-def test_failures_are_counted_and_decided_upon(tmp_path, videos, data_prep):
+def test_failures_are_counted_and_decided_upon(tmp_path, videos, data_prep, read_rows):
     out = tmp_path / "out"
     (videos / "jump" / "d.avi").write_text("#EXTM3U\n")
     cut = (videos / "jump" / "a.avi").read_bytes()
     (videos / "jump" / "a.avi").write_bytes(cut[: len(cut) // 2])
     status, said = data_prep("folder", "--root", videos, "--out", out, "--test-fraction", 0)
     assert status == 2 and "1 refused, 1 truncated" in said and "--allow-failures 2" in said and "Traceback" not in said
-    assert rows(out)["jump/a.mp4"]["status"] == "truncated" and not (out / "jump/a.mp4").exists()
+    assert read_rows(out)["jump/a.mp4"]["status"] == "truncated" and not (out / "jump/a.mp4").exists()
     with pytest.raises(DataError, match="2 of 7 videos"):
         index.read(out).part("split1", "train")
     assert data_prep("folder", "--root", videos, "--out", out, "--test-fraction", 0, "--allow-failures", 1)[0] == 2
     assert data_prep("folder", "--root", videos, "--out", out, "--test-fraction", 0, "--allow-failures", 2)[0] == 0
-    assert len(index.read(out).part("split1", "train")) == 5 and len(rows(out)) == 7
+    assert len(index.read(out).part("split1", "train")) == 5 and len(read_rows(out)) == 7
 
 
-def test_hold_out(tmp_path, videos, data_prep):
+def test_hold_out(tmp_path, videos, data_prep, read_rows):
     words = ["folder", "--root", videos, "--out", tmp_path / "out", "--test-fraction", 0, "--holdout", 0.3]
     assert data_prep(*words)[0] == 0
-    parts = [(row["label"], row["split1"]) for row in rows(tmp_path / "out").values()]
+    parts = [(row["label"], row["split1"]) for row in read_rows(tmp_path / "out").values()]
     assert parts.count(("jump", "val")) == parts.count(("sit down", "val")) == 1
 
 
-def test_two_frame_rates_and_a_turn(tmp_path, make_video, data_prep):
+def test_two_frame_rates_and_a_turn(tmp_path, make_video, data_prep, read_rows):
     """Uneven time stamps lose no frame; a picture that asks to be turned is turned."""
     root = tmp_path / "videos"
     make_video(root / "a" / "even.mp4", frames=30, size="64x48")
@@ -195,7 +140,7 @@ def test_two_frame_rates_and_a_turn(tmp_path, make_video, data_prep):
     turned = ["-display_rotation", "90", "-i", str(root / "a/even.mp4"), "-c", "copy", str(root / "a/turned.mp4")]
     ffmpeg.run(turned, 20)
     assert data_prep("folder", "--root", root, "--out", tmp_path / "out", "--test-fraction", 0)[0] == 0
-    table = rows(tmp_path / "out")
+    table = read_rows(tmp_path / "out")
     assert table["a/uneven.mp4"]["frames"] == 30 and table["a/uneven.mp4"]["fps"] == pytest.approx(
         30 / (68 / 25), abs=0.01
     )

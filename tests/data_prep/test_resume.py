@@ -1,0 +1,106 @@
+"""What is made once is not made twice, whatever happened in between, and the result is always the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+
+
+def test_same_bytes_and_not_twice(tmp_path, videos, data_prep, tree, read_rows):
+    before = tree(videos)
+    for out, workers in ((tmp_path / "a", 1), (tmp_path / "b", 2)):
+        assert data_prep("folder", "--root", videos, "--out", out, "--workers", workers)[0] == 0
+    assert tree(tmp_path / "a") == tree(tmp_path / "b") and tree(videos) == before
+    made = {path: path.stat().st_ino for path in (tmp_path / "a").rglob("*.mp4")}
+    assert data_prep("folder", "--root", videos, "--out", tmp_path / "a")[0] == 0
+    assert made == {path: path.stat().st_ino for path in (tmp_path / "a").rglob("*.mp4")}
+    # What went missing, was cut, or is to be made otherwise is made again.
+    (tmp_path / "a/jump/a.mp4").unlink()
+    (tmp_path / "a/jump/b.mp4").write_bytes(b"half")
+    assert data_prep("folder", "--root", videos, "--out", tmp_path / "a")[0] == 0
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert data_prep("folder", "--root", videos, "--out", tmp_path / "a", "--short-side", 32)[0] == 0
+    assert read_rows(tmp_path / "a")["jump/a.mp4"]["height"] == 32
+
+
+def test_shards_make_the_same(tmp_path, videos, data_prep, tree):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    data_prep("folder", "--root", videos, "--out", whole)
+    assert data_prep("folder", "--root", videos, "--out", parts, "--shard", "1/2")[0] == 0
+    assert not (parts / "index.csv").exists()
+    assert data_prep("folder", "--root", videos, "--out", parts, "--shard", "0/2")[0] == 0
+    made = {name: content for name, content in tree(parts).items() if not name.startswith(".journal")}
+    assert made == tree(whole)
+
+
+def test_killed_and_resumed(tmp_path, make_video, data_prep, tree):
+    """kill -9 in the middle; the next run leaves what an undisturbed one leaves, and no half file."""
+    root = tmp_path / "videos"
+    for i in range(12):
+        make_video(root / "a" / f"{i}.mp4", frames=60, size="128x96")
+    words = ["folder", "--root", str(root), "--out", str(tmp_path / "killed"), "--workers", "2"]
+    process = subprocess.Popen([sys.executable, "-m", "data_prep", *words], start_new_session=True)
+    journal = tmp_path / "killed" / ".journal.jsonl"
+    while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 3):
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)  # the command alone: its workers must notice by themselves
+    assert process.wait() == -signal.SIGKILL
+    with journal.open("ab") as file:
+        file.write(b'{"path": "a/9.mp4", "ident')  # as a kill amid writing leaves it
+    assert not (tmp_path / "killed" / "index.csv").exists()
+    assert data_prep(*words[:-2])[0] == 0
+    assert data_prep("folder", "--root", root, "--out", tmp_path / "calm")[0] == 0
+    assert tree(tmp_path / "killed") == tree(tmp_path / "calm")
+    deadline = time.monotonic() + 10
+    while group_is_alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not group_is_alive(process.pid)
+
+
+def group_is_alive(group: int) -> bool:
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            return True
+    return False
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments(tmp_path, make_video, data_prep, tree):
+    root = tmp_path / "videos"
+    for i in range(60):
+        make_video(root / "a" / f"{i}.mp4", frames=60, size="320x240")
+    words = ["folder", "--root", str(root), "--out", str(tmp_path / "killed"), "--workers", "2"]
+    random = Random(0)
+    for _ in range(20):
+        process = subprocess.Popen([sys.executable, "-m", "data_prep", *words], start_new_session=True)
+        time.sleep(random.uniform(0.2, 2.5))
+        # The command, or all of its processes: the first leaves workers that are still writing.
+        (os.kill if random.random() < 0.5 else os.killpg)(process.pid, signal.SIGKILL)
+        process.wait()
+    assert data_prep(*words)[0] == 0
+    assert data_prep("folder", "--root", root, "--out", tmp_path / "calm")[0] == 0
+    assert tree(tmp_path / "killed") == tree(tmp_path / "calm")
+
+
+def test_interrupted(tmp_path, make_video):
+    """Ctrl-C reaches every process of the command; one line is said, and nothing half is left."""
+    for i in range(12):
+        make_video(tmp_path / "in" / "a" / f"{i}.mp4", frames=100, size="128x96")
+    words = ["folder", "--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "2"]
+    command = [sys.executable, "-m", "data_prep", *words]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "out" / ".journal.jsonl"
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size):
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 130 and "goes on from here" in said and "Traceback" not in said
