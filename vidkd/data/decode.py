@@ -128,7 +128,7 @@ DECORD_MIN_WIDTH_PX = 80  # its copy of a frame fails at widths 16, 24, 48 and 7
 
 def _facts(path: Path, header: Header) -> Facts:
     if header.plain and header.codec in ("avc1", "vp09"):
-        return Facts(header.kind, timed=True, decord_is_exact=header.width >= DECORD_MIN_WIDTH_PX)
+        return Facts(header.kind, timed=True, decord_is_exact=header.width >= DECORD_MIN_WIDTH_PX, indexed=True)
     status = path.stat()
     return _probe(path, header.kind, status.st_size, status.st_mtime_ns)
 
@@ -147,11 +147,11 @@ def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
         container.check_size(path, codec.width, codec.height, backend.stream.frames)
         if kind not in ("mov", "matroska"):  # in AVI and MPEG-TS, times are missing or not a frame's own
             return Facts(kind)
-        packets = [p for p in backend.container.demux(backend.stream) if p.size]
-        times = [p.pts for p in packets]
-        if None in times or len(set(times)) < len(times) or any(p.is_discard for p in packets):
+        packets = [(p.pts, p.is_keyframe, p.is_discard) for p in backend.container.demux(backend.stream) if p.size]
+        times = [time for time, _, _ in packets]
+        if None in times or len(set(times)) < len(times) or any(discarded for _, _, discarded in packets):
             return Facts(kind)
-        in_order = times == sorted(times) and len(times) > 1 and packets[0].is_keyframe
+        in_order = times == sorted(times) and len(times) > 1 and packets[0][1]
         known = codec.codec.canonical_name in ("h264", "vp8", "vp9") and codec.width >= DECORD_MIN_WIDTH_PX
         return Facts(kind, timed=True, decord_is_exact=in_order and known)
     except backend.errors as error:

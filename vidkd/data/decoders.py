@@ -27,6 +27,7 @@ class Facts:
     kind: str  # the container, see container.Header
     timed: bool = False  # every frame has a time of its own: it can be found by that
     decord_is_exact: bool = False
+    indexed: bool = False  # the container's index holds every frame, by the time it is shown
 
 
 class Backend(Protocol):
@@ -119,7 +120,10 @@ class PyAV:
 
         self.errors: tuple[type[Exception], ...] = (av.error.FFmpegError,)
         self.path, self.facts = path, facts
-        self.reformatter = av.video.reformatter.VideoReformatter()
+        self.new = int(av.__version__.split(".")[0]) >= 17
+        # It would start a thread for every core, for each frame; before version 17 it had none.
+        one_thread = {"threads": 1} if self.new else {}
+        self.to_rgb = functools.partial(av.video.reformatter.VideoReformatter().reformat, format="rgb24", **one_thread)
         options = {"protocol_whitelist": "file", "format_whitelist": facts.kind}
         try:
             self.container: Any = av.open(str(path), options=options, metadata_errors="replace")
@@ -134,7 +138,10 @@ class PyAV:
     @functools.cached_property
     def times(self) -> tuple[list[int], list[int]]:
         """When frames are shown, and when key frames are, both ascending."""
-        packets = [(p.pts, p.is_keyframe) for p in self.container.demux(self.stream) if p.size]  # and not their bytes
+        if self.facts.indexed and self.new:
+            packets = [(entry.timestamp, entry.is_keyframe) for entry in self.stream.index_entries]
+        else:
+            packets = [(p.pts, p.is_keyframe) for p in self.container.demux(self.stream) if p.size]  # not their bytes
         return sorted(pts for pts, _ in packets), sorted(pts for pts, is_key in packets if is_key)
 
     @functools.cached_property
@@ -194,7 +201,7 @@ class PyAV:
 
     def _pixels(self, frame: Any) -> Tensor:
         """[H, W, 3] uint8 RGB, the way up it is meant to be seen."""
-        pixels = torch.from_numpy(self.reformatter.reformat(frame, format="rgb24").to_ndarray())
+        pixels = torch.from_numpy(self.to_rgb(frame).to_ndarray())
         turns = round(frame.rotation / 90) % 4
         return pixels.rot90(turns) if turns else pixels
 
