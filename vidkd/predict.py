@@ -115,7 +115,7 @@ def probabilities(
 
     One pass over the video; in memory are never more frames than `batch` windows have, at the student's size.
     """
-    device = next(student.parameters()).device
+    device = student.tapped.mean.device
     given = student.view.frames or student.clip.frames
     plans = [sampling.subsample(sampling.indices(s, student.clip, video.frames, student.short), given) for s in starts]
     needed = sorted({i for plan in plans for i in plan} | set(pictures or ()))
