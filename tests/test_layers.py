@@ -22,7 +22,8 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ROOT = Path(__file__).parent.parent / "vidkd"
-PREPARATION = {"errors", "types", "data.index", "data.decode", "data.container"}  # all that data_prep may use
+# All that data_prep may use of the toolkit.
+PREPARATION = {"errors", "types", "data.index", "data.decode", "data.container", "data.complete"}
 
 
 def imported(path: Path):

@@ -5,11 +5,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.pipeline import complete, ffmpeg
+from data_prep.pipeline import ffmpeg
 from data_prep.pipeline.ffmpeg import FfmpegError, Report
 from data_prep.pipeline.listing import Item
 from data_prep.pipeline.produce import Facts
-from vidkd.data import container
+from vidkd.data import complete, container
 from vidkd.errors import DataError
 
 DAMAGE = 0.05  # decoder complaints a frame, from which on a video is unreadable
