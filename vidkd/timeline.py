@@ -162,23 +162,27 @@ def _bar(axes: Any, timeline: Timeline, color: dict[int, str], slots: int) -> No
             axes.axvspan(start, i, facecolor=color.get(k, OTHER), edgecolor="white", linewidth=0.8)
             name = timeline.classes[k]
             if (i - start) / slots * 130 > len(name) + 1:  # 130 letters fit side by side
-                axes.text((start + i) / 2, 0.46, name, ha="center", va="center", fontsize=10, color="white")
+                ink = "white" if k in color else INK
+                axes.text((start + i) / 2, 0.46, name, ha="center", va="center", fontsize=10, color=ink)
         start = i
 
 
 def _lines(axes: Any, timeline: Timeline, color: dict[int, str]) -> None:
     """The probability of each class at the middle of every window."""
     middle = ((timeline.start_s + timeline.end_s) / 2).numpy()
-    dots = "o" if len(middle) <= 60 else ""
+    dots, width = ("o", 1.8) if len(middle) <= 60 else ("", 1.8 if len(middle) <= 200 else 0.9)
     for k, shade in color.items():
         values = 100 * timeline.probabilities[:, k].numpy()
         axes.fill_between(middle, values, color=shade, alpha=0.08, linewidth=0)
-        axes.plot(middle, values, color=shade, linewidth=1.8, marker=dots, markersize=3.5)
+        axes.plot(middle, values, color=shade, linewidth=width, marker=dots, markersize=3.5)
     axes.set_xlim(0, timeline.duration_s)
     axes.set_ylim(0, 102)
     axes.set_ylabel("probability, %", color=FAINT)
     axes.set_xlabel("s" if timeline.duration_s < 120 else "min:s", color=FAINT, loc="right")
     if timeline.duration_s >= 120:
+        steps = (15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
+        step = next((s for s in steps if timeline.duration_s / s <= 12), 14400)
+        axes.set_xticks(range(0, math.floor(timeline.duration_s) + 1, step))
         axes.xaxis.set_major_formatter(lambda x, _: f"{int(x) // 60}:{int(x) % 60:02}")
     axes.grid(axis="y", color="#E5E7EB", linewidth=0.8)
     axes.set_axisbelow(True)
