@@ -25,13 +25,14 @@ COSTS = {"student": (11_000, 0.02, 900.0), "teacher": (340_000, 0.61, 41.0)}
 
 def a_run(out: Path, root: Path, *, teacher: bool, seed: int = 0) -> Run:
     """A configuration; never trained."""
+    network = "tiny16" if out.parent.name == "teacher" else "tiny4"
     said = {
         "name": out.parent.name,
         "out": str(out),
         "seed": seed,
         "task": {"kind": "recognition"},
         "data": {"root": str(root), "clip": {"frames": 8}},
-        "student": {"name": "tiny4", "view": {"size_px": 16, "frames": 4}},
+        "student": {"name": network, "view": {"size_px": 16, "frames": 4}},
         "optim": {"kind": "sgd", "lr": 0.1},
         "train": {"steps": 200, "batch_size": 4},
     }
@@ -175,7 +176,7 @@ def test_a_bench_page_holds_every_section(own, capsys):
     m = material.read(own)
     assert f"from {m.rows[0].line['top1']:.1%} to {m.rows[1].line['top1']:.1%} top-1" in text
     assert "best of 2 rows" in text
-    assert "31 × as many parameters" in text
+    assert "31 times the parameters" in text
     assert text.count("data:image/webp;base64,") >= 8
     for row in m.lines:
         assert f"{row.line['top1']:.1%}" in text
@@ -330,6 +331,26 @@ def test_curves_leave_out_what_is_not_a_number():
     drawn = charts.curves("loss", [[(1.0, float("nan")), (2.0, 1.0), (3.0, 0.5)]], "baseline")
     assert "nan" not in drawn
     assert charts.curves("loss", [[(1.0, float("inf"))]], "baseline") == ""
+
+
+def test_one_step_is_a_curve_too():
+    assert "nan" not in charts.curves("loss", [[(0.0, 2.0)]], "baseline")
+
+
+def test_many_classes_stay_small():
+    k = 101
+    dense = [[1.0 + 50 * (i == j) for j in range(k)] for i in range(k)]
+    assert len(charts.confusion(dense, [f"class {i}" for i in range(k)], "")) < 1_500_000
+    rows = [charts.Dots(f"class {i}", [("baseline", 0.2), ("teacher", 0.9)]) for i in range(k)]
+    assert len(charts.dot_rows(rows, "")) < 200_000
+
+
+def test_a_baseline_alone_has_nothing_to_compare(made, tmp_path, capsys):
+    folder = fake_bench(tmp_path / "grid", made[1], {"student alone": 1.0}, seeds=(0,))
+    text = written(folder)
+    assert capsys.readouterr().out.count("left out") == 1
+    assert "no row to compare" in text
+    assert "gained" not in text
 
 
 def test_long_curves_are_thinned():

@@ -81,11 +81,10 @@ def scatter(points: Sequence[Point], said: str, x_name: str, height: float = 300
         drawn.append(svg.mark(p.role, xs(p.x), up(p.y), 6, f"{p.name}: {p.y:.1%}, {p.x:.3g} {x_name}"))
     for on_left in (False, True):
         side = sorted((p for p in points if (xs(p.x) > 55) == on_left), key=lambda p: up(p.y))
-        places = _apart([up(p.y) + 4 for p in side], 15, height)
-        drawn += [
-            svg.text(xs(p.x), y, _cut(p.name, 26), "end" if on_left else "start", -12 if on_left else 12)
-            for p, y in zip(side, places, strict=True)
-        ]
+        for p, y in zip(side, _apart([up(p.y) + 4 for p in side], 15, height), strict=True):
+            share = xs(p.x) / 100 if on_left else 1 - xs(p.x) / 100
+            name = svg.cut(p.name, int((share * svg.PHONE_PX - 12) / svg.LETTER_PX))
+            drawn.append(svg.text(xs(p.x), y, name, "end" if on_left else "start", -12 if on_left else 12))
     return svg.plot("".join(drawn), height, said, (12, 14, 42, 44))
 
 
@@ -108,7 +107,7 @@ def curves(title: str, seeds: Sequence[Curve], role: str, height: float = 110) -
     if not clean:
         return ""
     mean = _smooth(_mean(clean))
-    xs = Scale(0, max(c[-1][0] for c in clean))
+    xs = Scale(0, max(1, *(c[-1][0] for c in clean)))
     values = sorted(y for c in clean for _, y in c)
     low, high = min(values[0], 0.0), values[min(int(0.995 * len(values)), len(values) - 1)]  # a spike is not the curve
     ys = Scale(low, max(high, mean[0][1]) if high > low else low + 1)
@@ -152,25 +151,23 @@ def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str], said: s
     for i, row in enumerate(matrix):
         total = sum(row)
         if named:
-            drawn.append(svg.text(0, (i + 0.5) * cell + 4, _cut(classes[i], 14), "end", -6, "tick"))
+            drawn.append(svg.text(0, (i + 0.5) * cell + 4, svg.cut(classes[i], 14), "end", -6, "tick"))
         for j, count in enumerate(row):
             if total and (share := count / total) >= 0.005:
                 told = f"<title>{esc(classes[i])} taken for {esc(classes[j])}: {share:.0%}</title>" if named else ""
                 place = f'x="{100 * j / k:.2f}%" y="{i * cell:.1f}" width="{100 / k:.2f}%" height="{cell:.1f}"'
                 kind = "right" if i == j else "wrong"
-                drawn.append(f'<rect class="{kind}" {place} fill-opacity="{share:.2f}">{told}</rect>')
+                drawn.append(f'<rect class="{kind}" {place} fill-opacity="{share**0.7:.2f}">{told}</rect>')
                 if k <= 10:
                     tone = "on" if share > 0.55 else ""
                     drawn.append(svg.text(100 * (j + 0.5) / k, (i + 0.5) * cell + 4, f"{100 * share:.0f}", "middle",
                                           kind=f"tick {tone}"))  # fmt: skip
     if named:
         for j, name in enumerate(classes):
-            turned = f'<text class="tick" text-anchor="end" transform="rotate(-55)" dy="8">{esc(_cut(name, 14))}</text>'
+            turn = "rotate(-55)" if k <= 12 else "rotate(-90)"
+            turned = f'<text class="tick" text-anchor="end" transform="{turn}" dy="{4 if k > 12 else 8}">'
+            turned += f"{esc(svg.cut(name, 14))}</text>"
             drawn.append(f'<svg x="{100 * (j + 0.5) / k:.2f}%" y="{k * cell + 4:.1f}">{turned}</svg>')
     frame = f'<rect class="frame" x="0" y="0" width="100%" height="{k * cell:.1f}"/>'
     padding = (4, 8, 84, 96) if named else (4, 8, 8, 8)
     return svg.plot(frame + "".join(drawn), k * cell, said, padding)
-
-
-def _cut(name: str, letters: int) -> str:
-    return name if len(name) <= letters else f"{name[: letters - 1]}…"

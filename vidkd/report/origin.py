@@ -7,18 +7,18 @@ from typing import Any
 from vidkd.report.material import LeftOut, Material, Row, slug
 from vidkd.report.svg import esc
 
-MOST_COMMANDS = 60
+OPEN_COMMANDS = 12  # more than that are folded, but for the first seed's
 
 
 def protocol(m: Material) -> str:
     """What was scored, and how, for every network."""
-    items = []
+    found: dict[str, list[str]] = {}
     for row in m.lines:
-        p = row.line.get("protocol")
-        if p:
-            items.append(f"<dt>{esc(row.name)}</dt><dd>{esc(_protocol_line(p))}</dd>")
-    if not items:
+        if p := row.line.get("protocol"):
+            found.setdefault(_protocol_line(p), []).append(row.name)
+    if not found:
         raise LeftOut("no run is finished.")
+    items = (f"<dt>{esc('; '.join(names))}</dt><dd>{esc(line)}</dd>" for line, names in found.items())
     return f"<dl>{''.join(items)}</dl>"
 
 
@@ -39,14 +39,19 @@ def commands(m: Material) -> str:
     if not m.is_bench:
         again = f"python -m vidkd.train {shlex.quote(str(m.dir / 'config.yaml'))}"
         return f"<pre>{esc(again)}</pre>{_config(m.best)}"
-    lines = [_command(row, cell.seed) for row in (*m.first, *m.rows) for cell in row.cells]
-    if not lines:
+    every = [_command(row, cell.seed) for row in (*m.first, *m.rows) for cell in row.cells]
+    if not every:
         raise LeftOut("no run of the bench is there.")
-    shown = "\n".join(lines[:MOST_COMMANDS])
-    if len(lines) > MOST_COMMANDS:
-        shown += f"\n# and {len(lines) - MOST_COMMANDS} more, alike"
     note = f"What vidkd.bench ran for “{m.name}”; each folder’s config.yaml holds the whole configuration of its run."
-    return f'<p class="note">{esc(note)}</p><pre>{esc(shown)}</pre>{_config(m.best)}'
+    shown, folded = every, ""
+    if len(every) > OPEN_COMMANDS:
+        shown = [_command(row, row.cells[0].seed) for row in (*m.first, *m.rows) if row.cells]
+        folded = f"<details><summary>all {len(every)} commands</summary>{_pre(every)}</details>"
+    return f'<p class="note">{esc(note)}</p>{_pre(shown)}{folded}{_config(m.best)}'
+
+
+def _pre(lines: list[str]) -> str:
+    return "<pre>" + esc("\n".join(lines)) + "</pre>"
 
 
 def _command(row: Row, seed: int) -> str:

@@ -29,10 +29,10 @@ def headline(m: Material) -> str:
         tiles.append((f"{line['top1']:.1%}", f"{m.best.name}, top-1"))
     if m.teacher is not None:
         said += f" The teacher, {m.teacher['top1']:.1%}, " + cheaper(m.teacher["cost"], line)
-        fewer = m.teacher["cost"]["parameters"] / line["parameters"]
-        less = m.teacher["cost"]["gmacs"] / line["gmacs"]
+        fewer, less = (m.teacher["cost"][key] / line[key] for key in ("parameters", "gmacs"))
         tiles.append((f"{m.teacher['top1']:.1%}", "the teacher, top-1"))
-        tiles.append((times(fewer), f"fewer parameters than the teacher, and {times(less)} fewer GMACs"))
+        if min(fewer, less) > 1:
+            tiles.append((f"{times(fewer)} ×", f"fewer parameters than the teacher, and {times(less)} × fewer GMACs"))
     boxes = "".join(f'<div class="tile"><b>{esc(a)}</b><span>{esc(b)}</span></div>' for a, b in tiles)
     return f'<p class="headline">{esc(said)}</p><div class="tiles">{boxes}</div>'
 
@@ -56,7 +56,7 @@ def _gained(m: Material, base: float) -> str:
 def cheaper(teacher: dict[str, Any], student: dict[str, Any]) -> str:
     """What the student saves, or costs."""
     parameters, gmacs = (teacher[key] / student[key] for key in ("parameters", "gmacs"))
-    return f"has {times(parameters)} as many parameters and needs {times(gmacs)} the GMACs of the student."
+    return f"has {times(parameters)} times the parameters and needs {times(gmacs)} times the GMACs of the student."
 
 
 def table(m: Material) -> str:
@@ -129,24 +129,32 @@ def cost(m: Material) -> str:
 
 def curves(m: Material) -> str:
     """Every loss term of every row, and what was measured on the val part on the way."""
-    parts = []
+    alone, parts = [], []
     for row in (*m.first, *m.rows):
-        drawn = [charts.curves(_term(name), _of(row, name), row.role) for name in _terms(row)]
-        if any(drawn):
+        terms = _terms(row)
+        if len(terms) == 1 and m.is_bench:
+            alone.append(charts.curves(f"{row.name}: {_term(terms[0])}", _of(row, terms[0]), row.role))
+        elif drawn := "".join(charts.curves(_term(name), _of(row, name), row.role) for name in terms):
             title = f"<h3>{esc(row.name)}</h3>" if m.is_bench else ""
-            parts.append(f'{title}<div class="panels">{"".join(drawn)}</div>')
+            parts.append(f'{title}<div class="panels">{drawn}</div>')
+    if any(alone):
+        parts.insert(0, f'<div class="panels">{"".join(alone)}</div>')
     if not parts:
         raise LeftOut("there is no metrics.jsonl with losses.")
-    light = "One light line a seed; the strong line is" if m.is_bench else "The strong line is"
-    note = f'<p class="note">{light} their mean, smoothed. Steps to the right; terms before their weights.</p>'
-    return note.replace("their mean, smoothed", "their mean, smoothed" if m.is_bench else "smoothed") + "".join(parts)
+    strong = (
+        "One light line a seed; the strong one is their mean, smoothed."
+        if m.is_bench
+        else "The strong line is smoothed."
+    )
+    note = f'<p class="note">{strong} Steps to the right; terms as they are before their weights, total after.</p>'
+    return note + "".join(parts)
 
 
 def _terms(row: Row) -> list[str]:
     found = {key for cell in row.cells for line in cell.metrics for key in line}
     losses = sorted(key for key in found if key.startswith("loss/"))
-    if len(losses) == 2:
-        losses.remove("loss/total") if "loss/total" in losses else None
+    if len(losses) == 2 and "loss/total" in losses:
+        losses.remove("loss/total")  # it is the other one times its weight
     order = {"loss/total": 0, "loss/label": 1}
     losses.sort(key=lambda key: (order.get(key, 2), key))
     return losses + [key for key in ("val/top1",) if key in found]
@@ -178,7 +186,7 @@ def per_class(m: Material) -> str:
         tone = "" if last == first or abs(gain[n]) < 0.005 else ("good" if gain[n] > 0 else "bad")
         rows.append(Dots(n, [(role, found[role][n]) for role in reversed(roles)], value=value, tone=tone))
     scale, said = svg.Scale(0, 1), "Accuracy by class"
-    note = "Mean over seeds" + (", sorted by the gain in points (right)." if last != first else ".")
+    note = "Mean over seeds, sorted by the gain in points (right)." if last != first else ""
     head = f'{_key(roles, m)}<p class="note">{note}</p>'
     if len(rows) <= MOST_CLASSES:
         return head + charts.dot_rows(rows, said, scale)
@@ -260,8 +268,7 @@ def share(low: float | None, high: float | None) -> str:
 
 def times(factor: float) -> str:
     """How many times: two digits that count."""
-    digits = 1 if factor < 10 else 0
-    return f"{factor:.{digits}f} ×" if math.isfinite(factor) else "?"
+    return f"{factor:.{1 if factor < 10 else 0}f}" if math.isfinite(factor) else "?"
 
 
 def duration(seconds: float) -> str:

@@ -49,10 +49,12 @@ polyline.mean{stroke-width:2}
 rect.right{fill:var(--kd)}rect.wrong{fill:var(--bad)}
 .dots{display:grid;grid-template-columns:minmax(90px,max-content) minmax(120px,1fr) max-content;column-gap:16px;
 align-items:center;margin:.6rem 0}
-.dots .name{font-size:.88rem;max-width:17em;line-height:1.2}
+.dots .name{font-size:.88rem;max-width:20em;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .dots .value{font-size:.85rem;white-space:nowrap;text-align:right;font-variant-numeric:tabular-nums}
 .panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(250px,1fr));gap:4px 20px}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:8px 28px}
+.pair>div{max-width:620px}
+dt{max-width:24em}
 figure{margin:0}
 figcaption{font-size:.86rem;color:var(--soft)}
 .videos{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,480px),1fr));gap:14px 24px}
@@ -70,24 +72,30 @@ overflow-wrap:anywhere;margin:.4rem 0}
 details{margin:.4rem 0}summary{cursor:pointer;color:var(--soft);font-size:.9rem}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;font-size:.88rem;margin:.4rem 0}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
-@media (max-width:640px){
-body{padding:16px 14px 40px}
+@media screen and (max-width:820px){
 table,tbody,tr,td{display:block;width:100%}thead{position:absolute;left:-9999px}
 tr{background:var(--card);border-radius:8px;padding:8px 12px;margin:10px 0}
-td{display:flex;justify-content:space-between;gap:12px;border:0;padding:2px 0;text-align:right}
-td:first-child{font-weight:700;text-align:left}td:empty{display:none}
+tr{display:grid;grid-template-columns:1fr 1fr;column-gap:20px}
+td{display:flex;justify-content:space-between;gap:8px;border:0;padding:2px 0}
+td:first-child{font-weight:700}td:nth-child(-n+3){grid-column:1/-1}td:empty{display:none}
 td:not(:first-child)::before{content:attr(data-of);color:var(--soft);text-align:left}
-td small{display:inline;margin-left:.4em}
-.dots{grid-template-columns:minmax(0,1fr) max-content;column-gap:10px;padding:0 8px}
-.dots .name{max-width:none;padding-top:5px;margin-left:-8px}.dots .value{grid-row:auto;order:0;margin-right:-8px}
-.dots>svg{grid-column:1/-1;order:0}
+td small{display:inline}td::before{flex:1}
+}
+@media screen and (max-width:640px){
+body{padding:16px 14px 40px}
+dl{grid-template-columns:1fr}dd{margin-bottom:6px}
+.dots{grid-template-columns:minmax(0,1fr) max-content;column-gap:10px;padding:0 8px;
+grid-auto-flow:dense;align-items:end}
+.dots .name{max-width:none;white-space:normal;line-height:1.2;padding-top:8px;margin-left:-8px}
+.dots .value{margin-right:-8px;line-height:1.2}.dots>svg{grid-column:1/-1}
 }
 @media (prefers-reduced-motion:reduce){.seen .moving{display:none}.seen{grid-template-columns:minmax(0,1fr)}}
 @media print{
-body{max-width:none;padding:0;font-size:11pt}
+body{max-width:none;padding:0;font-size:10.5pt}table{font-size:8pt}th,td{padding:3px 4px}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .seen .moving{display:none}.seen{grid-template-columns:minmax(0,1fr)}
-figure,.video,tr,.plot,.dots,.tile{break-inside:avoid}h2,h3{break-after:avoid}
+figure,.video,tr,.plot,.dots,.tile{break-inside:avoid}
+h2,h3,.note,.legend{break-after:avoid}.pair,.videos{grid-template-columns:repeat(2,minmax(0,1fr))}
 .panels{grid-template-columns:repeat(3,1fr)}
 }
 """

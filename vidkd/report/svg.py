@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 LETTER_PX = 6.4  # mean width of a letter of the 12 px text
+PHONE_PX = 270  # a plot is that wide at least
 
 
 def esc(text: object) -> str:
@@ -33,8 +34,10 @@ class Scale:
         """Round numbers inside."""
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            wide = math.log10(self.high / self.low) > 1.5
-            found = [m * 10.0**d for d in decades for m in ((1,) if wide else (1, 2, 5))]
+            wide = math.log10(self.high / self.low)
+            found = [
+                m * 10.0**d for d in decades for m in ((1, 2, 5) if wide < 1.5 else (1, 3) if wide < 2.5 else (1,))
+            ]
         else:
             step = nice_step((self.high - self.low) / about)
             found = [
@@ -42,6 +45,10 @@ class Scale:
             ]
         room = 1e-9 * (self.high - self.low)
         return [v for v in found if self.low - room <= v <= self.high + room]
+
+
+def cut(name: str, letters: int) -> str:
+    return name if len(name) <= letters else f"{name[: letters - 1]}…"
 
 
 def nice_step(rough: float) -> float:

@@ -51,7 +51,7 @@ def videos(m: Material) -> str:
     source = next((cell for cell in m.best.cells if cell.results), None)
     if source is None:
         raise LeftOut("no run is finished.")
-    kinds = _changed(m) if m.baseline is not None else _single(m.best)
+    kinds = _changed(m) if m.is_bench else _single(m.best)
     part = _part(source)
     left, parts = MOST_BYTES, []
     for title, examples in kinds:
@@ -61,18 +61,17 @@ def videos(m: Material) -> str:
             if box and len(box) < left:
                 left -= len(box)
                 boxes.append(box)
-        if boxes:
-            parts.append(f'<h3>{esc(title)}</h3><div class="videos">{"".join(boxes)}</div>')
-        else:
-            parts.append(f"<h3>{esc(title)}</h3><p class='absent'>None of them can be shown.</p>" if examples
-                         else f"<h3>{esc(title)}</h3>")  # fmt: skip
+        none = '<p class="absent">None of them can be shown.</p>' if examples else '<p class="absent">None.</p>'
+        shown = f'<div class="videos">{"".join(boxes)}</div>' if boxes else none
+        parts.append(f"<h3>{esc(title)}</h3>{shown}")
     return "".join(parts)
 
 
 def _changed(m: Material) -> list[tuple[str, list[Example]]]:
     """The videos that more seeds get right, and fewer, than without distillation: those that changed most first."""
-    assert m.baseline is not None
-    before, after = _stack(m.baseline, "student"), _stack(m.best, "student")
+    if m.baseline is None or m.best is m.baseline:
+        raise LeftOut("there is no row to compare with the baseline.")
+    base, before, after = m.baseline.name, _stack(m.baseline, "student"), _stack(m.best, "student")
     if before.names != after.names:
         raise LeftOut("the rows were not scored on the same videos.")
     teacher = _stack_or_none(m.best)
@@ -80,7 +79,7 @@ def _changed(m: Material) -> list[tuple[str, list[Example]]]:
     order = np.argsort(-np.abs(change), kind="stable")
 
     def example(i: int) -> Example:
-        said = [(m.baseline.name, before.counted(i)), (m.best.name, after.counted(i))] if m.baseline else []
+        said = [(base, before.counted(i)), (m.best.name, after.counted(i))]
         said += [("teacher", Counter([teacher.answers[0][i]]))] if teacher else []
         return Example(after.names[i], after.labels[i], tuple(said))
 
