@@ -234,7 +234,8 @@ def test_an_unfinished_run_shows_its_curves(made, tmp_path):
         file.write('{"step": 210, "loss/la')
     text = written(run)
     assert text.count("polyline") >= 3
-    assert "it is not finished" in text or "not finished" in text
+    assert "This run is not finished: 200 steps are logged" in text
+    assert text.count("Left out") == 1
 
 
 def test_a_run_without_teacher(made, tmp_path):
@@ -255,7 +256,7 @@ def test_missing_files_never_stop_the_page(own, damage):
 def test_broken_files_cost_their_section_only(own, damage):
     for path in own.rglob(damage):
         path.write_text("{ no\n")
-    assert "What is taken for what" in written(own)
+    assert "<h2>What is taken for what</h2>" in written(own)
 
 
 def test_numbers_of_another_shape_cost_their_section_only(own):

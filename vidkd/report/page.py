@@ -48,9 +48,11 @@ def page(m: Material) -> tuple[str, dict[str, str]]:
         except (VidkdError, LookupError, TypeError, ValueError, ArithmeticError, OSError) as error:
             # One odd file must not cost the rest of the page; which one it was is said on it.
             left_out[title] = f"a file is not as vidkd writes it ({type(error).__name__}: {error})"
-        if title in left_out:
-            body = f'<p class="absent">Left out: {esc(left_out[title])}</p>'
-        parts.append(f"<section>{head}{body}</section>")
+        else:
+            parts.append(f"<section>{head}{body}</section>")
+    if left_out:
+        reasons = "".join(f"<dt>{esc(title)}</dt><dd>{esc(reason)}</dd>" for title, reason in left_out.items())
+        parts.append(f"<section><h2>Left out</h2><dl>{reasons}</dl></section>")
     what = "bench" if m.is_bench else "run"
     return _shell(f"{m.name} · vidkd {what}", m.name, "\n".join(parts)), left_out
 

@@ -17,7 +17,7 @@ def headline(m: Material) -> str:
     """What was gained, in a sentence and in four numbers."""
     line = m.best.line
     if line.get("top1") is None:
-        raise LeftOut(f"{m.dir} has no top-1 accuracy: the run is not finished, or its task has none.")
+        return f'<p class="headline">{esc(_unfinished(m))}</p>'
     said, tiles = "", []
     if m.baseline is not None and "gain" in line:
         base = m.baseline.line["top1"]
@@ -35,6 +35,13 @@ def headline(m: Material) -> str:
             tiles.append((f"{times(fewer)} ×", f"fewer parameters than the teacher, and {times(less)} × fewer GMACs"))
     boxes = "".join(f'<div class="tile"><b>{esc(a)}</b><span>{esc(b)}</span></div>' for a, b in tiles)
     return f'<p class="headline">{esc(said)}</p><div class="tiles">{boxes}</div>'
+
+
+def _unfinished(m: Material) -> str:
+    logged = max((x["step"] for cell in m.best.cells for x in cell.metrics), default=0)
+    if any(cell.results for cell in m.best.cells):
+        return "Its task has no top-1 accuracy."
+    return f"This run is not finished: {logged} steps are logged. The figures come when it is."
 
 
 def _gained(m: Material, base: float) -> str:

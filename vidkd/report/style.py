@@ -57,7 +57,7 @@ align-items:center;margin:.6rem 0}
 dt{max-width:24em}
 figure{margin:0}
 figcaption{font-size:.86rem;color:var(--soft)}
-.videos{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,480px),1fr));gap:14px 24px}
+.videos{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,420px),1fr));gap:14px 24px}
 .video{background:var(--card);border-radius:8px;padding:10px 12px}
 .video h4{margin:0;font-size:.9rem}
 .video p{font-size:.84rem;margin:.15rem 0 .4rem}
