@@ -19,6 +19,11 @@ def test_reading_what_was_right(tmp_path):
     assert right.tolist() == [[1, 0], [1, 1]]
 
 
+def test_classes_that_look_like_numbers_stay_names(tmp_path):
+    path = write(tmp_path / "0.csv", ["001", "1", "nan"], label="001")
+    assert compare.read_right([path])[1].tolist() == [[1, 0, 0]]
+
+
 def test_other_videos_are_refused(tmp_path):
     paths = [write(tmp_path / "0.csv", "ab"), write(tmp_path / "1.csv", "aba")]
     with pytest.raises(DataError, match="cannot be compared"):

@@ -4,12 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
 from vidkd.errors import DataError
 
 RESAMPLES = 4000
+TEXT = ("video", "label", "prediction")  # read as text even where a class is called 001 or nan
+AS_TEXT = pyarrow.csv.ConvertOptions(
+    column_types=dict.fromkeys(TEXT, pa.string()), include_columns=TEXT, strings_can_be_null=False
+)
 Right = NDArray[np.float64]  # [seeds, videos], 1 where the prediction is right
 
 
@@ -30,7 +35,7 @@ def read_right(paths: list[Path]) -> tuple[list[str], Right]:
     names: list[str] = []
     rows = []
     for path in paths:
-        table = pyarrow.csv.read_csv(path).select(["video", "label", "prediction"]).to_pydict()
+        table = pyarrow.csv.read_csv(path, convert_options=AS_TEXT).to_pydict()
         if names and table["video"] != names:
             raise DataError(f"{path}: its videos are not those of {paths[0]}; they cannot be compared")
         names = table["video"]
