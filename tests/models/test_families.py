@@ -88,6 +88,25 @@ def test_unknown_sizes_are_refused_in_one_sentence():
         cost.tap_shapes(network, 2, 8)
 
 
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"width": "wide"}, "option 'width' is of type int, not 'wide'"),
+        ({"width": 16.5}, "option 'width' is of type int, not 16.5"),
+        ({"depth": True}, "option 'depth' is of type int, not True"),
+        ({"dropout": 1.5}, "cannot be built with {'dropout': 1.5}: .*between 0 and 1"),
+        ({"widht": 8}, "no option 'widht'; did you mean 'width'"),
+    ],
+)
+def test_options_that_cannot_be_taken(options, match):
+    with pytest.raises(ConfigError, match=match):
+        models.build("small_r3d", 3, **options)
+
+
+def test_a_whole_number_will_do_for_a_fraction():
+    models.build("small_r3d", 3, dropout=0)
+
+
 def test_cost_by_hand():
     """tiny4 on 2 frames of 8 px: kernels of 27 x 3 x 4 and 27 x 4 x 4 at 32 places, 27 x 4 x 8 at 4, and 8 x 3."""
     network = models.build("tiny4", 3)

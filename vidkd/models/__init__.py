@@ -39,14 +39,29 @@ def unknown(name: str) -> str:
 def build(name: str, num_classes: int, **options: Any) -> Tapped:
     """The network `name` with random weights and `num_classes` outputs.
 
-    ConfigError for an unknown name, an option it does not have, or a package that it needs and that is not installed.
+    ConfigError for an unknown name, an option it does not have or cannot take, or a package that it needs and that is
+    not installed.
     """
     if name not in zoo():
         raise ConfigError(unknown(name))
     maker = zoo()[name]
-    allowed = [p for p in inspect.signature(maker).parameters if p != "num_classes"]
-    for option in options:
+    allowed = {p.name: p.annotation for p in inspect.signature(maker).parameters.values() if p.name != "num_classes"}
+    for option, value in options.items():
         if option not in allowed:
-            hint = one_of(option, allowed, "option") if allowed else f"no option {option!r}; it has none"
+            hint = one_of(option, list(allowed), "option") if allowed else f"no option {option!r}; it has none"
             raise ConfigError(f"{name}: {hint}")
-    return maker(num_classes, **options)
+        if not _fits(value, allowed[option]):
+            raise ConfigError(f"{name}: option {option!r} is of type {allowed[option].__name__}, not {value!r}")
+    try:
+        return maker(num_classes, **options)
+    except ConfigError:
+        raise
+    except ValueError as error:  # what a layer raises for a number that it cannot take
+        raise ConfigError(f"{name} cannot be built with {options}: {error}") from error
+
+
+def _fits(value: object, kind: type) -> bool:
+    """Whether `value` can be given where `kind` is expected: a whole number is a float, a truth value is no number."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
