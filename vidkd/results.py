@@ -21,16 +21,26 @@ from vidkd.tasks._base import BaseTask, Scored
 
 
 def evaluate(
-    run: Run, index: Index, part_name: str, task: BaseTask, student: Tapped, teacher: Frozen | None, out: Path
+    run: Run,
+    index: Index,
+    part_name: str,
+    task: BaseTask,
+    student: Tapped,
+    teacher: Frozen | None,
+    out: Path,
+    training_s: float | None = None,
 ) -> dict[str, Any]:
-    """Score `part_name`, write results.json and the predictions into `out`, and return the results."""
+    """Score `part_name`, write results.json and the predictions into `out`, and return the results.
+
+    `training_s` is what the training took, where this evaluation ends one.
+    """
     device = next(student.parameters()).device
     part = index.part(run.data.split, part_name)
     networks: dict[str, nn.Module] = {"student": student}
     if teacher is not None:
         networks["teacher"] = teacher
     scores = evaluation.score(networks, task, run, part, device, progress=f"scoring {part_name}")
-    results: dict[str, Any] = {"name": run.name, "seed": run.seed}
+    results: dict[str, Any] = {"name": run.name, "seed": run.seed, "training_s": training_s}
     for who in networks:
         section = run.student if who == "student" else run.teacher
         assert section is not None

@@ -7,7 +7,6 @@ goes on where it stopped.
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,6 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
         if run.teacher and run.teacher.cache:
             teacher_cache.check(run, trainee.each_method())
             guide = teacher_cache.open_cache(run, data_set, part, teacher, accelerator.device)
-    started = time.perf_counter()
     state = trainer.train(run, accelerator, trainee, guide, task, part, val, log, stop)
     log.close()
     if stop is not None:
@@ -96,8 +94,9 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     student = state.student()
     if state.best:
         student.load_state_dict(state.best)
-    outcome = results.evaluate(run, data_set, run.data.test, task, student, teacher, run.out_dir)
-    outcome["training_s"] = time.perf_counter() - started
+    outcome = results.evaluate(
+        run, data_set, run.data.test, task, student, teacher, run.out_dir, training_s=state.seconds
+    )
     if accelerator.is_main_process:
         export.save_student(run.out_dir, student, run, data_set.classes, outcome)
     distributed.barrier()

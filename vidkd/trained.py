@@ -30,7 +30,7 @@ class Trained:
     step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)  # the student's weights at its best on the val part
     best_value: float = -math.inf
-    skipped: int = 0  # fp16 steps that the scaler refused
+    seconds: float = 0.0  # spent in steps, over all starts of the run
 
     def student(self) -> Tapped:
         """The student that is evaluated: the averaged one where there is one."""
@@ -95,7 +95,7 @@ def save(run: Run, accelerator: Accelerator, trained: Trained) -> None:
         groups |= {f"optim_{name}": checkpoint.optimizer_tensors(o) for name, o in trained.optimizers.items()}
         if trained.ema is not None:
             groups["ema"] = trained.ema.state_dict()
-        state: dict[str, Any] = {"best_value": trained.best_value if trained.best else None}
+        state: dict[str, Any] = {"best_value": trained.best_value if trained.best else None, "seconds": trained.seconds}
         if accelerator.scaler is not None:
             state["scaler"] = accelerator.scaler.state_dict()
         checkpoint.save(checkpoints(run), trained.step, {k: v for k, v in groups.items() if v}, state)
@@ -117,7 +117,7 @@ def resume(run: Run, accelerator: Accelerator, trained: Trained, log: Log) -> No
         trained.ema.load_state_dict(groups["ema"])
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
-    trained.best, trained.step = groups.get("best", {}), step
+    trained.best, trained.step, trained.seconds = groups.get("best", {}), step, state["seconds"]
     trained.best_value = -math.inf if state["best_value"] is None else state["best_value"]
     log.say(f"resumed from step {step}")
 

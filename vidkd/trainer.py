@@ -97,6 +97,7 @@ def update(
     if trained.ema is not None:
         trained.ema.update_parameters(trained.unwrapped().student)
     seconds = time.perf_counter() - started
+    trained.seconds += seconds
     figures["time/step_s"] = seconds
     figures["time/data_share"] = waited / seconds
     figures["time/clips_per_s"] = n_clips * accelerator.num_processes / seconds
