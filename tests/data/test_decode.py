@@ -110,6 +110,17 @@ def test_what_an_edit_list_cuts_away_is_not_there(film: Film, tmp_path: Path, ki
     assert shown(cut, [0, 20, 54]) == [35, 55, 89]
 
 
+def test_frames_that_share_one_time_are_counted(film: Film, tmp_path: Path):
+    content = film("prepared").read_bytes()
+    at = content.index(b"stts") + 16  # version, number of entries, frames of the first; then its ticks a frame
+    assert int.from_bytes(content[at - 4 : at], "big") == numbered.FRAMES
+    timeless = tmp_path / "timeless.mp4"
+    timeless.write_bytes(content[:at] + bytes(4) + content[at + 4 :])
+    with decode.open_video(timeless) as video:
+        assert video.decoder == "pyav"
+    assert shown(timeless, [3, 50, 89]) == [3, 50, 89]
+
+
 def test_frames_that_do_not_exist(film: Film):
     for kind in ("prepared", "mpeg4_avi"):
         with decode.open_video(film(kind)) as video:

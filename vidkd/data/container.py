@@ -28,7 +28,9 @@ class Header:
     width: int = 0  # px
     height: int = 0
     frames: int = 0
-    plain: bool = False  # an MP4 whose frames are stored in the order they are shown, and all of them are shown
+    plain: bool = (
+        False  # an MP4 whose frames are stored in the order they are shown, each at its own time, and all are shown
+    )
 
 
 def inspect(path: Path) -> Header:
@@ -145,7 +147,11 @@ def _read_moov(moov: bytes) -> Header:
         entry = table[b"stsd"][8:]
         width, height = struct.unpack_from(">HH", entry, 32)
         frames = struct.unpack_from(">I", table[b"stsz"], 8)[0] if b"stsz" in table else 0
-        plain = b"ctts" not in table and b"mvex" not in boxes and _shows_everything(boxes, track, media, frames)
+        times = table[b"stts"]  # [frames, ticks a frame], as often as it says
+        runs = struct.iter_unpack(">II", times[8 : 8 + 8 * struct.unpack_from(">I", times, 4)[0]])
+        own_times = all(ticks for _, ticks in runs)
+        in_order = b"ctts" not in table and b"mvex" not in boxes and own_times
+        plain = in_order and _shows_everything(boxes, track, media, frames)
         return Header("mov", entry[4:8].decode("latin-1"), width, height, frames, plain)
     return Header("mov")
 

@@ -1,11 +1,11 @@
 """The loader around the clips: workers that survive signals, and mistakes that arrive as one sentence.
 
-Workers are forked: decoders do not hang in a forked child (measured, decord, PyAV and torchcodec alike), the index is
-shared instead of copied, and a worker starts in milliseconds, not in the seconds that importing torch takes.
+On Linux workers are forked: decoders do not hang in a forked child (measured: decord, PyAV and torchcodec), the index
+is shared instead of copied, and a worker starts in milliseconds, not in the seconds that importing torch takes.
 """
 
-import multiprocessing
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -105,7 +105,6 @@ class Loader(DataLoader[Any]):
         generator: torch.Generator,
         allowed: float = 0.0,
     ) -> None:
-        methods = multiprocessing.get_all_start_methods()
         self.watched = Watched(source, workers)
         super().__init__(
             self.watched,
@@ -114,7 +113,7 @@ class Loader(DataLoader[Any]):
             num_workers=workers,
             timeout=timeout_s if workers else 0,
             worker_init_fn=_start_worker,
-            multiprocessing_context=("fork" if "fork" in methods else None) if workers else None,
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             generator=generator,  # or torch would draw from its global generator
             pin_memory=torch.cuda.is_available(),
         )
