@@ -111,7 +111,7 @@ class Augment(Section):
 
 class TestViews(Section):
     """What evaluation sees of a video: `clips` spans spread over all of it, times `crops` windows (1 centre, 3 along
-    the longer side, 5 corners and centre), each of the short side."""
+    the longer side, each of the short side; 5 corners and centre, each 7/8 of it)."""
 
     __test__ = False  # not a test, whatever pytest thinks
 

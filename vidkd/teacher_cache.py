@@ -77,9 +77,7 @@ def open_cache(run: Run, index: Index, part: Part, teacher: Frozen, device: torc
 def cache_key(run: Run, index: Index) -> dict[str, Any]:
     """Everything the stored answers depend on."""
     assert run.teacher is not None and run.teacher.cache is not None
-    data = run.data.model_dump(
-        mode="json", include={"split", "train", "seed", "clip", "short", "augment", "decoder", "on_error"}
-    )
+    data = run.data.model_dump(mode="json", include={"split", "train", "seed", "clip", "short", "augment", "decoder"})
     teacher = run.teacher.model_dump(mode="json", include={"name", "options", "view", "adapt", "reset_head"})
     weights = weights_checksum(run.teacher.weights)
     precision = {"mixed_precision": run.teacher_precision, "dtype": run.teacher.cache.dtype}
@@ -117,7 +115,8 @@ def _answers(
     """The live teacher's logits for addressed clips: (position, [K])."""
     portions = [keys[i : i + size] for i in range(0, len(keys), size)]
     views = {"teacher": run.views()["teacher"]}
-    loader = clips.train_loader(part, run.data, views, portions, run.seed, run.teacher.cache.views)  # pyright: ignore[reportOptionalMemberAccess]
+    data = run.data.model_copy(update={"on_error": "raise"})  # a replaced clip would leave a hole in the cache
+    loader = clips.train_loader(part, data, views, portions, run.seed, run.teacher.cache.views)  # pyright: ignore[reportOptionalMemberAccess]
     rows: list[tuple[int, Tensor]] = []
     for batch in tqdm(loader, desc=title, unit="batch", disable=not title or rank() > 0, leave=False):
         logits = teacher(batch.seen_by("teacher").to(device)).logits.float().cpu()

@@ -185,6 +185,7 @@ def micro_batches(
         last=run.train.count() * k,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
+        accumulate=k,
     )
     cached = isinstance(teacher, CachedTeacher)
     views = {name: view for name, view in run.views().items() if not (cached and name == "teacher")}
