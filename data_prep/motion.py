@@ -122,8 +122,8 @@ def make_clip(settings: Settings, item: Item, target: Path) -> produce.Facts:
     video = render(draw(rng, settings), item.label, settings)
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{settings.size}x{settings.size}", "-r", str(FPS), "-i", "-"]
     ffmpeg.run([*raw, *ffmpeg.output(target, settings.crf, "veryfast")], TIMEOUT_S, video.tobytes())
-    made = ffmpeg.read(target, "mov", TIMEOUT_S)
-    return produce.Facts(made.frames, FPS, made.width, made.height)
+    width, height, frames = ffmpeg.count(target)
+    return produce.Facts(frames, FPS, width, height)
 
 
 # A clip: what is in it, where it is at frame t, how it looks.

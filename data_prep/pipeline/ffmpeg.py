@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import av
+import av.error
 import imageio_ffmpeg
 
 from vidkd.data import container
@@ -68,6 +70,20 @@ def read(path: Path, kind: str, timeout_s: float, first_frames: int = container.
     """Decode the video, or its first frames, and report on it."""
     counted = ["-frames:v", str(first_frames), "-fps_mode", "passthrough", "-f", "null", "-"]
     return report(run([*source(path, kind), *counted], timeout_s=timeout_s))
+
+
+def count(path: Path) -> tuple[int, int, int]:
+    """(width, height, frames decoded) of a video that this program has written.
+
+    In this process, four times as fast as another ffmpeg; files from elsewhere are left to a process of their own.
+    """
+    try:
+        with av.open(str(path.absolute()), format="mp4", options={"protocol_whitelist": "file"}) as file:
+            stream = file.streams.video[0]
+            stream.thread_count = 1
+            return stream.width, stream.height, sum(1 for _ in file.decode(stream))
+    except (av.error.FFmpegError, IndexError) as error:
+        raise FfmpegError(f"what was written cannot be read ({error})") from None
 
 
 def run(arguments: Sequence[str], timeout_s: float, stdin: bytes = b"") -> str:

@@ -9,8 +9,10 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from tqdm import tqdm
@@ -34,6 +36,7 @@ class Facts:
     reason: str = ""
 
 
+PARTIAL = ".tmp-"  # how the name of an unfinished file starts
 Make = Callable[[Item, Path], Facts]  # (what, into which file)
 
 
@@ -98,7 +101,8 @@ def _results(task: Task, todo: Iterator[tuple[Item, Done | None]], workers: int)
     running: set[Future[Entry | None]] = set()
     try:
         while True:
-            running |= {pool.submit(_one, task, *each) for each in islice(todo, 4 * workers - len(running))}
+            with _without_interrupts():  # submitting starts workers, and they are to inherit that
+                running |= {pool.submit(_one, task, *each) for each in islice(todo, 4 * workers - len(running))}
             if not running:
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -112,12 +116,33 @@ def _results(task: Task, todo: Iterator[tuple[Item, Done | None]], workers: int)
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits until the end of this; a process started in it never hears of one."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _obey_parent() -> None:
-    """The parent alone answers Ctrl-C; and a worker whose parent was killed would wait for work for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A worker whose parent was killed would wait for work for ever, and the ffmpeg it started would go on writing."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # a group of its own, with what it starts
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
 
 
 def _one(task: Task, item: Item, known: Done | None) -> Entry | None:
@@ -125,11 +150,10 @@ def _one(task: Task, item: Item, known: Done | None) -> Entry | None:
     target = task.out / item.path
     if known == (identity, _size(target)):
         return None
-    # Removed first: a child of a killed run may still be writing into a file of this name.
-    partial = target.parent / f".tmp-{hashlib.sha1(target.name.encode()).hexdigest()[:16]}"
+    # Of this process alone: what a killed run has started may still be writing into its own.
+    partial = target.parent / f"{PARTIAL}{hashlib.sha1(target.name.encode()).hexdigest()[:16]}-{os.getpid()}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)
         facts = task.make(item, partial)
         if facts.status == "ok":
             size, checksum = partial.stat().st_size, checksum_of(partial)

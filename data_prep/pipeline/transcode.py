@@ -3,9 +3,11 @@
 import os
 import shutil
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
-from data_prep.pipeline import ffmpeg
+from data_prep.pipeline import avi, ffmpeg
+from data_prep.pipeline.avi import Picture
 from data_prep.pipeline.ffmpeg import FfmpegError, Report
 from data_prep.pipeline.listing import Item
 from data_prep.pipeline.produce import Facts
@@ -87,22 +89,38 @@ def _copied(path: Path, kind: str, target: Path, settings: Settings) -> Facts:
 
 
 def _encoded(path: Path, kind: str, target: Path, settings: Settings) -> Facts:
-    first = ffmpeg.read(path, kind, settings.timeout_s, first_frames=1)
-    fps = first.fps or UNKNOWN_FPS
-    width, height = output_size(first.width, first.height, settings.short_side)
-    # Time stamps are set anew, evenly: every frame once, whatever stamps the source has.
-    scale = f"scale={width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
-    picture = f"{scale},settb=1/({fps}),setpts=N"
-    timing = ["-fps_mode", "passthrough", "-enc_time_base", "filter", "-frames:v", str(container.MAX_FRAMES + 1)]
-    command = [*ffmpeg.source(path, kind), "-an", "-sn", "-dn", "-vf", picture, *timing]
-    output = ffmpeg.output(target, settings.crf, settings.preset)
-    seen = ffmpeg.report(ffmpeg.run([*command, *output], settings.timeout_s))
+    announced = avi.picture(path) if kind == "avi" else None
+    picture = announced or _picture(ffmpeg.read(path, kind, settings.timeout_s, first_frames=1))
+    seen = _encode(path, kind, picture, target, settings)
+    if announced and not _agree(announced, seen):
+        picture = _picture(seen)
+        seen = _encode(path, kind, picture, target, settings)
     if bad := _judge(path, seen, container.inspect(path).frames):
         return bad
-    made = ffmpeg.read(target, "mov", settings.timeout_s)
-    if made.frames != seen.frames or made.complaints:
-        return _failed(path, "unreadable", f"{seen.frames} frames went in and {made.frames} came out")
-    return Facts(made.frames, float(fps), made.width, made.height, reason=_remark(seen))
+    width, height, frames = ffmpeg.count(target)
+    if frames != seen.frames:
+        return _failed(path, "unreadable", f"{seen.frames} frames went in and {frames} came out")
+    return Facts(frames, float(picture.fps), width, height, reason=_remark(seen))
+
+
+def _encode(path: Path, kind: str, picture: Picture, target: Path, settings: Settings) -> Report:
+    width, height = output_size(picture.width, picture.height, settings.short_side)
+    scale = f"scale={width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int+bitexact"
+    # Time stamps are set anew, evenly: every frame once, whatever stamps the source has.
+    filters = ["-vf", f"{scale},settb=1/({picture.fps}),setpts=N", "-enc_time_base", "filter"]
+    bounds = ["-an", "-sn", "-dn", "-fps_mode", "passthrough", "-frames:v", str(container.MAX_FRAMES + 1)]
+    output = ffmpeg.output(target, settings.crf, settings.preset)
+    return ffmpeg.report(ffmpeg.run([*ffmpeg.source(path, kind), *bounds, *filters, *output], settings.timeout_s))
+
+
+def _picture(seen: Report) -> Picture:
+    return Picture(seen.width, seen.height, seen.fps or Fraction(UNKNOWN_FPS))
+
+
+def _agree(announced: Picture, seen: Report) -> bool:
+    """Whether the header told the truth; ffmpeg rounds the frame rate to two digits."""
+    same_rate = seen.fps is not None and abs(seen.fps - announced.fps) < Fraction(2, 100)
+    return same_rate and (announced.width, announced.height) == (seen.width, seen.height)
 
 
 def _judge(path: Path, seen: Report, announced: int) -> Facts | None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from data_prep.pipeline import ffmpeg, journal
 from data_prep.pipeline.listing import Listing
-from data_prep.pipeline.produce import checksum_of
+from data_prep.pipeline.produce import PARTIAL, checksum_of
 from vidkd.data import index
 from vidkd.data.index import pc
 from vidkd.errors import DataError
@@ -26,6 +26,8 @@ def finish(out: Path, listing: Listing, settings: dict[str, Any], allow_failures
     With failures allowed, those videos stay in the index without a part, so that the rest can be used.
     """
     table = _joined(out, listing)
+    for left in out.rglob(f"{PARTIAL}*"):  # by runs that were killed
+        left.unlink(missing_ok=True)
     bad = table.filter(pc.not_equal(table["status"], "ok"))
     allowed = bad.num_rows <= allow_failures
     if allowed and bad.num_rows:

@@ -3,11 +3,12 @@
 import json
 import os
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from data_prep.pipeline import ffmpeg
+from data_prep.pipeline import avi, ffmpeg
 from data_prep.pipeline.transcode import output_size
 from vidkd.data import container, index
 from vidkd.data.decode import open_video
@@ -55,6 +56,20 @@ def test_frames_are_the_source_s(tmp_path, videos, data_prep):
             assert a.frames == b.frames
             pairs = zip(a.get(range(a.frames)).float(), b.get(range(b.frames)).float(), strict=True)
             assert max((x - y).abs().mean() for x, y in pairs) < 8
+
+
+def test_an_avi_header_that_lies(tmp_path, make_video, data_prep, read_rows):
+    """The header of an AVI saves a look at the file; what is decoded decides."""
+    path = make_video(tmp_path / "in" / "a" / "v.avi", "avi", frames=12, size="160x120")
+    assert avi.picture(path) == avi.Picture(160, 120, Fraction(25))
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<II", content, content.index(b"strh") + 28, 1, 10)  # scale and rate: ffmpeg takes its word
+    struct.pack_into("<ii", content, content.index(b"strf") + 12, 60, 60)
+    path.write_bytes(content)
+    assert avi.picture(path) == avi.Picture(60, 60, Fraction(10))
+    data_prep("folder", "--root", tmp_path / "in", "--out", tmp_path / "out", "--short-side", 60)
+    row = read_rows(tmp_path / "out")["a/v.mp4"]
+    assert (row["width"], row["height"], row["frames"], row["fps"]) == (80, 60, 12, 10)
 
 
 @pytest.mark.parametrize(

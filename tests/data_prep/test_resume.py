@@ -57,18 +57,18 @@ def test_killed_and_resumed(tmp_path, make_video, data_prep, tree):
     assert data_prep("folder", "--root", root, "--out", tmp_path / "calm")[0] == 0
     assert tree(tmp_path / "killed") == tree(tmp_path / "calm")
     deadline = time.monotonic() + 10
-    while group_is_alive(process.pid) and time.monotonic() < deadline:
+    while session_is_alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not group_is_alive(process.pid)
+    assert not session_is_alive(process.pid)
 
 
-def group_is_alive(group: int) -> bool:
+def session_is_alive(leader: int) -> bool:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[2]) == group and fields[0] != "Z":
+        if int(fields[3]) == leader and fields[0] != "Z":
             return True
     return False
 
