@@ -12,6 +12,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
@@ -138,6 +139,7 @@ def rows_of(bench: Bench) -> list[dict[str, Any]]:
             gain = compare.gain_interval(right[row.name], baseline)
             line |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
         line |= results[0]["student"]["cost"]
+        line["clips_per_s"] = median(r["student"]["cost"]["clips_per_s"] for r in results)
         line["training_s"] = sum(r["training_s"] for r in results) / len(results)
         line["protocol"] = results[0]["student"]["protocol"]
         table.append(line)
