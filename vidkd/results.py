@@ -70,7 +70,7 @@ def measure(network: Tapped, frames: int, size_px: int) -> dict[str, Any]:
     """Parameters, GMACs of one clip, and the clips/s of the bare network on this machine.
 
     Batches of 8, or of 1 where 8 clips are more than 20 GMACs; the median of 5 batches after one to warm up, or of as
-    many as fit in 5 s.
+    many as fit in 5 s. On a CPU with one thread, whatever the run uses, so that rows of a table can be compared.
     """
     device = next(network.parameters()).device
     gmacs = cost.gmacs(network, frames, size_px)
@@ -78,6 +78,8 @@ def measure(network: Tapped, frames: int, size_px: int) -> dict[str, Any]:
     video = torch.zeros(batch, 3, frames, size_px, size_px, dtype=torch.uint8, device=device)
     seconds: list[float] = []
     network.eval()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.no_grad():
         while len(seconds) < 2 or (len(seconds) < 6 and sum(seconds) < 5):
             started = time.perf_counter()
@@ -85,11 +87,12 @@ def measure(network: Tapped, frames: int, size_px: int) -> dict[str, Any]:
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
     return {
         "parameters": cost.parameters(network.net),
         "gmacs": gmacs,
         "clips_per_s": batch / median(seconds[1:]),
-        "clips_per_s_is": f"network alone, batch {batch}, {torch.get_num_threads()} thread(s), {device.type}",
+        "clips_per_s_is": f"network alone, batch {batch}, {device.type}{', 1 thread' * (device.type == 'cpu')}",
     }
 
 
