@@ -63,7 +63,7 @@ def test_an_override_that_is_none_is_a_mistake(item):
 
 def test_numbers_and_names_are_what_they_look_like(tmp_path):
     path = tmp_path / "x.yaml"
-    path.write_text(KD.read_text().replace("lr: 0.05", "lr: 1e-4").replace("name: motion_kd", "name: no"))
+    path.write_text(KD.read_text().replace("lr: 3.0e-3", "lr: 1e-4").replace("name: motion_kd", "name: no"))
     run = config_file.load(path, ["optim.weight_decay=2e-3", "student.view.size_px=40"])
     assert (run.optim.lr, run.name, run.optim.weight_decay, run.student.view.size_px) == (1e-4, "no", 2e-3, 40)
 

@@ -19,7 +19,7 @@ SMALL = ("data.clip.frames=8", "data.clip.stride=1", "student.name=tiny4", "stud
          "teacher.options={}", "student.view.frames=4", "student.view.size_px=16", "teacher.view.size_px=32",
          "teacher.weights=null", "teacher.allow_weak=true", "train.batch_size=8", "train.epochs=null", "train.steps=6",
          "train.threads=1", "train.save_every={steps: 2}", "train.log_every_steps=1", "optim.warmup=null",
-         "data.workers=0", "data.augment.mixup_alpha=0.4")  # fmt: skip
+         "data.workers=0", "data.augment.mixup_alpha=0.4", "optim.kind=sgd", "optim.lr=0.05")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

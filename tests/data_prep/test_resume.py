@@ -1,6 +1,7 @@
 """What is made once is not made twice, whatever happened in between, and the result is always the same."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,8 +94,9 @@ def test_killed_at_twenty_random_moments(tmp_path, make_video, data_prep, tree):
 
 def test_interrupted(tmp_path, make_video):
     """Ctrl-C reaches every process of the command; one line is said, and nothing half is left."""
-    for i in range(12):
-        make_video(tmp_path / "in" / "a" / f"{i}.mp4", frames=100, size="128x96")
+    make_video(tmp_path / "in" / "a" / "0.mp4", frames=100, size="128x96")
+    for i in range(1, 150):  # enough that it cannot be done before it is interrupted
+        shutil.copy(tmp_path / "in" / "a" / "0.mp4", tmp_path / "in" / "a" / f"{i}.mp4")
     words = ["folder", "--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "2"]
     command = [sys.executable, "-m", "data_prep", *words]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
