@@ -4,8 +4,11 @@ Folder `<dir>/<key>`: key.json says all that the answers depend on; `address_000
 of address 7, with its sha256 beside it. A shard appears whole or not at all, so building can be interrupted.
 """
 
+import fcntl
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +65,26 @@ def open_cache(run: Run, index: Index, part: Part, teacher: Frozen, device: torc
     assert run.teacher is not None and run.teacher.cache is not None
     key = cache_key(run, index)
     folder = run.teacher.cache.dir / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
     if rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomic(folder / "key.json", json.dumps(key, indent=1, sort_keys=True).encode())
-    barrier()
-    for address in range(run.teacher.cache.views):
-        if not _shard(folder, address).with_suffix(".json").exists():
-            _build(run, part, teacher, device, folder, address)
+    with _builder(folder):
+        for address in range(run.teacher.cache.views):
+            if not _shard(folder, address).with_suffix(".json").exists():
+                _build(run, part, teacher, device, folder, address)
     logits = torch.stack([_read(folder, address) for address in range(run.teacher.cache.views)])
     _verify(run, part, teacher, device, logits, folder)
     return CachedTeacher(logits)
+
+
+@contextmanager
+def _builder(folder: Path) -> Iterator[None]:
+    """One run builds at a time; another that wants the same cache waits here, then finds it built."""
+    with (folder / ".lock").open("a") as lock:
+        if rank() == 0:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        barrier()
+        yield
 
 
 def cache_key(run: Run, index: Index) -> dict[str, Any]:
