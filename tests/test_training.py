@@ -158,9 +158,11 @@ def test_a_folder_of_something_else_is_refused(make, tmp_path):
 
 
 def test_divergence_stops_before_the_weights_change(make):
-    run = make("diverges", "optim.lr=1e38", "optim.momentum=0", "optim.nesterov=false")
+    run = make("diverges", "optim.lr=1e38", "optim.momentum=0", "optim.nesterov=false", "train.save_every={steps: 1}")
     with pytest.raises(DataError, match=r"step \d: not finite: .*Clips: "):
         train.train(run)
+    for tensor in load_file(sorted(run.out_dir.glob("checkpoints/step*"))[-1] / "trainee.safetensors").values():
+        assert torch.isfinite(tensor).all()
 
 
 def test_a_teacher_at_chance_is_refused(make):
@@ -188,11 +190,25 @@ def test_evaluating_the_saved_student_gives_the_same_figures(make, tmp_path):
     ).read_text()
 
 
+@pytest.mark.parametrize("extra", [(), ("train.ema=0.5",), ("data.val=val", "train.eval_every={steps: 2}")])
+def test_a_checkpoint_is_evaluated_as_the_run_that_ended_with_it(make, tmp_path, extra):
+    run = make("run", *extra)
+    outcome = train.train(run)
+    last = run.out_dir / "checkpoints" / "step00000006"
+    own = config_file.load(evaluate.own_config(last))
+    again = evaluate.evaluate(own, last, "test", tmp_path / "again", student_only=True)
+    assert again["student"]["confusion"] == outcome["student"]["confusion"]
+    assert again["student"]["protocol"] == outcome["student"]["protocol"]
+
+
 def test_a_cached_teacher_says_what_the_live_one_says(make, tmp_path):
     plain = "data.augment.mixup_alpha=0"
     cache = f"teacher.cache={{views: 2, dtype: fp32, dir: {tmp_path / 'cache'}}}"
-    cached = make("cached", plain, cache)
+    cached, live = make("cached", plain, cache), make("live", plain)
     train.train(cached)
+    train.train(live)
+    for (_, a), (_, b) in zip(losses(cached)[:3], losses(live)[:3], strict=True):  # of the first epoch: address = epoch
+        assert a == pytest.approx(b, abs=1e-5)
     again = make("again", plain, cache)
     train.train(again)  # replayed, not built
     assert losses(cached) == losses(again)
@@ -253,3 +269,51 @@ def test_print_config_prints_what_can_be_run(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     (tmp_path / "printed.yaml").write_text(done.stdout)
     assert config_file.load(tmp_path / "printed.yaml") == config_file.load(KD, ["seed=7"])
+
+
+def test_a_corrected_configuration_may_use_its_folder(make):
+    """What fails before the first checkpoint claims nothing: the message's own advice can be followed."""
+    with pytest.raises(ConfigError, match=r"teacher.allow_weak=true goes on"):
+        train.train(make("mended", "teacher.allow_weak=false"))
+    train.train(make("mended", "teacher.allow_weak=true", "optim.lr=0.01"), stop=2)
+
+
+def test_never_deletes_nothing_but_a_runs_files(make, tmp_path):
+    theirs = tmp_path / "theirs"
+    (theirs / "checkpoints").mkdir(parents=True)
+    (theirs / "config.yaml").write_text("lr: 1")
+    with pytest.raises(ConfigError, match="holds files that are not a run's"):
+        train.train(make("theirs"), resume="never")
+    assert (theirs / "checkpoints").exists()
+    run = make("ours")
+    train.train(run, stop=2)
+    (run.out_dir / "notes.txt").write_text("mine")
+    (run.out_dir / "my_predictions.csv").write_text("mine")
+    train.train(run, resume="never", stop=2)
+    assert (run.out_dir / "notes.txt").exists()
+    assert (run.out_dir / "my_predictions.csv").exists()
+
+
+def test_batch_statistics_are_one_networks_on_two_processes(make, clips_root, tmp_path):
+    """What two processes scored together is what the exported student scores alone."""
+    norm = ("student.name=small_r3d", "student.options={width: 4}", "data.augment.mixup_alpha=0")
+    two = make("two", *norm)
+    done = launched(TORCHRUN, two, clips_root, *norm)
+    assert done.returncode == 0, done.stderr[-3000:]
+    own = config_file.load(evaluate.own_config(two.out_dir))
+    again = evaluate.evaluate(own, two.out_dir, "test", tmp_path / "again", student_only=True)
+    there = json.loads((two.out_dir / "results.json").read_text())["student"]
+    assert again["student"]["protocol"] == there["protocol"]
+    assert again["student"]["confusion"] == there["confusion"]
+
+
+def test_the_best_on_val_is_what_is_exported_also_after_a_kill(make):
+    extra = ("data.val=val", "train.eval_every={steps: 1}")
+    whole, killed = make("whole", *extra), make("killed", *extra)
+    train.train(whole)
+    train.train(killed, stop=3)
+    train.train(killed)
+    a, b = (load_file(run.out_dir / "student.safetensors") for run in (whole, killed))
+    same(a, b, rtol=0, atol=0)
+    lines = [json.loads(line) for line in (whole.out_dir / "metrics.jsonl").read_text().splitlines()]
+    assert len([line for line in lines if "val/top1" in line]) == 6

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 from tqdm import tqdm
 
 from vidkd import checkpoint, cli, compare, config_file
-from vidkd.errors import ConfigError, VidkdError
+from vidkd.errors import ConfigError, DataError, VidkdError
 from vidkd.section import Section
 
 
@@ -48,6 +48,8 @@ class Bench(Section):
         names = [row.name for row in self.rows]
         if self.baseline not in names:
             raise ValueError(f"baseline {self.baseline!r} is not a row; the rows are: {', '.join(names)}")
+        if shared := [row.name for row in self.rows if "out" in row.set and len(row.seeds or self.seeds) > 1]:
+            raise ValueError(f"row {shared[0]!r} sets one out for several seeds")
         if len({slug(row.name) for row in (*self.first, *self.rows)}) != len(self.first) + len(self.rows):
             raise ValueError("two rows have the same name")
         return self
@@ -126,7 +128,11 @@ def slug(name: str) -> str:
 
 def rows_of(bench: Bench) -> list[dict[str, Any]]:
     """The table: one dict a row. DataError if two rows were not scored on the same videos."""
-    right = {row.name: _right(bench, row) for row in (*bench.first, *bench.rows)}
+    read = {row.name: _right(bench, row) for row in (*bench.first, *bench.rows)}
+    videos = read[bench.baseline][0]
+    if strangers := [name for name, (names, _) in read.items() if names != videos]:
+        raise DataError(f"{strangers[0]!r} was not scored on the videos of {bench.baseline!r}: they cannot be compared")
+    right = {name: answers for name, (_, answers) in read.items()}
     baseline = right[bench.baseline]
     table = []
     for row in (*bench.first, *bench.rows):
@@ -173,8 +179,8 @@ def as_csv(table: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _right(bench: Bench, row: Row) -> compare.Right:
-    return compare.read_right([cell.out / "student_predictions.csv" for cell in cells(bench, (row,))])[1]
+def _right(bench: Bench, row: Row) -> tuple[list[str], compare.Right]:
+    return compare.read_right([cell.out / "student_predictions.csv" for cell in cells(bench, (row,))])
 
 
 def _run_cell(cell: Cell, bar: tqdm) -> str:

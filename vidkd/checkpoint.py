@@ -67,6 +67,15 @@ def newest(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], 
     return None
 
 
+def student_tensors(path: Path) -> dict[str, Tensor]:
+    """The student that the checkpoint `path` would be evaluated as: the best on val, the averaged, or the last one."""
+    groups, _ = _read(path)
+    if best := groups.get("best"):
+        return best
+    group, prefix = ("ema", "module.") if "ema" in groups else ("trainee", "student.")
+    return {name.removeprefix(prefix): t for name, t in groups[group].items() if name.startswith(prefix)}
+
+
 def complete(folder: Path) -> list[Path]:
     """The published checkpoints, oldest first."""
     return sorted(p for p in folder.glob("step*") if p.is_dir())
@@ -98,7 +107,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` to `path`: whole or not at all, and on the disk when this returns."""
-    partial = path.with_name(f".tmp-{path.name}")
+    partial = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     _write(partial, content)
     partial.replace(path)
     sync_folder(path.parent)

@@ -144,12 +144,11 @@ class Train(Span):
     accumulate: Count = 1
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     ema: float | None = Field(default=None, gt=0, lt=1)  # decay of the averaged student: that is then evaluated
-    channels_last: bool = False
     threads: Count | None = None  # CPU threads of torch; None: its own choice
     processes: Count | None = None  # refuse to start on another number of processes
     eval_every: Span | None = None  # on the val part; None: never before the end
     eval_batch_size: Count | None = None  # views at a time; None: batch_size
-    save_every: Span = Span(steps=1000)
+    save_every: Span = Span(epochs=1)
     log_every_steps: Count = 10
 
 
@@ -191,6 +190,10 @@ class Run(Section):
             raise ValueError("methods need a teacher: add a teacher section, or remove methods")
         if self.teacher is not None and not self.methods:
             raise ValueError("a teacher without methods has nothing to say: add to methods, or remove teacher")
+        if (self.data.val is None) != (self.train.eval_every is None):
+            raise ValueError("data.val and train.eval_every go together: what to score, and when")
+        if self.data.test in (self.data.train, self.data.val) or self.data.val == self.data.train:
+            raise ValueError("data.train, data.val and data.test must be different parts")
         if self.train.batch_size % self.train.accumulate:
             raise ValueError(
                 f"train.batch_size ({self.train.batch_size}) must be a multiple of "

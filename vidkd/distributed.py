@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def world_size() -> int:
@@ -40,6 +40,13 @@ def gather_objects(value: Any) -> list[Any]:
     parts: list[Any] = [None] * world_size()
     dist.all_gather_object(parts, value)
     return parts
+
+
+def broadcast_state(module: nn.Module) -> None:
+    """Give every process the first one's parameters and buffers: DDP lets batch statistics drift apart."""
+    if world_size() > 1:
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)
 
 
 def barrier() -> None:

@@ -1,7 +1,8 @@
-"""python -m vidkd.evaluate RUN_OR_WEIGHTS [CONFIG] [KEY=VALUE ...] [--part PART] [--student-only] [--out DIR]
+"""python -m vidkd.evaluate RUN_OR_CHECKPOINT [CONFIG] [KEY=VALUE ...] [--part PART] [--student-only] [--out DIR]
 
-Score a trained network on every video of a part, its teacher beside it. RUN_OR_WEIGHTS is a run directory, whose own
-configuration is used unless CONFIG is given, or a weights file together with a CONFIG. More views, another size:
+Score a trained network on every video of a part, its teacher beside it. RUN_OR_CHECKPOINT is a run directory or one of
+its checkpoints/step... folders, whose own configuration is used unless CONFIG is given, or a weights file together with
+a CONFIG. More views, another size:
 
     python -m vidkd.evaluate runs/ucf101_kd data.test_views.clips=10 data.test_views.crops=3
 """
@@ -11,7 +12,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from vidkd import cli, config_file, distiller, results, trained
+from vidkd import checkpoint, cli, config_file, distiller, results, trained
 from vidkd.config import Run
 from vidkd.data import clips, index
 from vidkd.errors import ConfigError
@@ -22,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="vidkd.evaluate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("weights", type=Path, metavar="RUN_OR_WEIGHTS")
+    parser.add_argument("weights", type=Path, metavar="RUN_OR_CHECKPOINT")
     parser.add_argument("rest", nargs="*", metavar="[CONFIG] KEY=VALUE")
     parser.add_argument("--part", help="default: data.test")
     parser.add_argument("--student-only", action="store_true", help="do not run the teacher")
@@ -47,9 +48,15 @@ def evaluate(run: Run, weights: Path, part: str, out: Path, *, student_only: boo
     accelerator = trained.make_accelerator(run)
     data_set = index.read(run.data.root)
     clips.check(data_set, run)
-    section = run.student.model_copy(update={"weights": weights, "adapt": "none", "reset_head": False})
+    saved = is_checkpoint(weights)
+    section = run.student.model_copy(
+        update={"weights": None if saved else weights, "adapt": "none", "reset_head": False}
+    )
     student, account = distiller.build_network(section, len(data_set.classes), run.data.clip.frames)
-    print(account)
+    if saved:
+        student.load_state_dict(checkpoint.student_tensors(weights))
+    else:
+        print(account)
     teacher = None
     if run.teacher and not student_only:
         network, _ = distiller.build_network(run.teacher, len(data_set.classes), run.data.clip.frames)
@@ -61,16 +68,29 @@ def evaluate(run: Run, weights: Path, part: str, out: Path, *, student_only: boo
     return results.evaluate(run, data_set, part, task, student.to(accelerator.device), teacher, out)
 
 
-def own_config(weights: Path) -> Path:
-    """The configuration that lies beside the weights."""
-    folder = weights if weights.is_dir() else weights.parent
-    if not (folder / "config.yaml").exists():
-        raise ConfigError(f"{weights}: no config.yaml beside it; give the CONFIG: vidkd.evaluate {weights} CONFIG")
-    return folder / "config.yaml"
+def is_checkpoint(path: Path) -> bool:
+    return (path / "manifest.json").exists()
 
 
-def default_out(weights: Path, part: str, differs: list[str]) -> Path:
-    folder = weights if weights.is_dir() else weights.parent
+def run_folder(path: Path) -> Path:
+    """The run directory that `path` is, is a checkpoint of, or is a file in."""
+    if is_checkpoint(path):
+        return path.absolute().parent.parent
+    return path if path.is_dir() else path.parent
+
+
+def own_config(path: Path) -> Path:
+    """The configuration that belongs to the weights at `path`."""
+    config = run_folder(path) / "config.yaml"
+    if not config.exists():
+        raise ConfigError(f"{path}: no config.yaml beside it; give the CONFIG: vidkd.evaluate {path} CONFIG")
+    return config
+
+
+def default_out(path: Path, part: str, differs: list[str]) -> Path:
+    """A folder of its own for every network, part and set of overrides."""
+    folder = run_folder(path)
+    differs = [*differs, *([] if path.absolute() == folder.absolute() else [path.name])]
     tag = hashlib.sha256("\n".join(differs).encode()).hexdigest()[:8] if differs else "as_trained"
     return folder / "evaluate" / f"{part}_{tag}"
 

@@ -3,7 +3,7 @@
 import platform
 import subprocess
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import vidkd
 from vidkd.config import Network, Run
-from vidkd.data import clips
+from vidkd.data import clips, decode, sampling
 from vidkd.data.index import Index, Part
 from vidkd.distributed import gather_objects, rank, world_size
 from vidkd.errors import DataError
@@ -86,7 +86,7 @@ def _once_each(rows: list[tuple[str, int, dict[str, Tensor]]], part: Part) -> Sc
     return Scored(ids, label, {key: torch.stack([by_id[name][1][key] for name in ids]) for key in keys})
 
 
-def protocol(run: Run, index: Index, part_name: str, who: str, scored: int) -> dict[str, Any]:
+def protocol(run: Run, index: Index, part_name: str, who: str, scored: int, weights: str) -> dict[str, Any]:
     """All that a figure depends on, to be written beside it."""
     network: Network | None = run.student if who == "student" else run.teacher
     assert network is not None
@@ -101,9 +101,10 @@ def protocol(run: Run, index: Index, part_name: str, who: str, scored: int) -> d
         "coverage": {"scored": scored, "expected": expected},
         "network": network.name,
         "options": network.options,
+        "weights_sha256": weights,
         "frames": view.frames or clip.frames,
-        "span_frames": clip.frames * clip.stride,
-        "stride": clip.stride * clip.frames // (view.frames or clip.frames),
+        "span_frames": sampling.span(clip),
+        "stride": clip.stride * clip.frames / (view.frames or clip.frames),
         "short": run.data.short,
         "size_px": view.size_px,
         "degrade": view.degrade.model_dump(mode="json"),
@@ -116,11 +117,12 @@ def protocol(run: Run, index: Index, part_name: str, who: str, scored: int) -> d
 
 def environment() -> dict[str, Any]:
     """Versions and the commit: what a figure may depend on besides its protocol."""
-    packages = ("torch", "torchvision", "decord", "decord2", "accelerate", "numpy", "av")
+    packages = ("torch", "torchvision", "accelerate", "numpy")
     return {
         "vidkd": vidkd.__version__,
         "python": platform.python_version(),
-        "packages": {name: v for name in packages if (v := _version(name))},
+        "packages": {name: version(name) for name in packages},
+        "decoders": decode.decoder_versions(),
         "git_commit": git_commit(),
         "machine": platform.machine(),
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
@@ -136,11 +138,4 @@ def git_commit() -> str | None:
         ).stdout.strip()
         return run("rev-parse", "HEAD") + ("+" if run("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
         return None

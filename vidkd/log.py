@@ -28,7 +28,10 @@ class Log:
         if self.run.log.tensorboard:
             self._tensorboard = _tensorboard(self.out, first_step)
         if self.run.log.wandb != "off":
-            self._wandb = _wandb(self.run, self.out)
+            try:
+                self._wandb = _wandb(self.run, self.out)
+            except Exception as error:  # noqa: BLE001 - as below
+                self.say(f"Weights & Biases did not start and is not used: {error}")
         steps = self.run.train.count()
         self._bar = tqdm(
             total=steps, initial=first_step, desc=self.run.name, unit="step", dynamic_ncols=True, mininterval=0.5

@@ -29,7 +29,7 @@ class Cosine(Section):
 
 class StepDecay(Section):
     kind: Literal["step"]
-    at: tuple[float, ...]  # fractions of the training, ascending
+    at: tuple[Annotated[float, Field(gt=0, lt=1)], ...]  # fractions of the training, ascending
     factor: float = Field(default=0.1, gt=0, lt=1)
 
 
@@ -41,10 +41,10 @@ class Optim(Section):
     weight_decay: float = Field(default=1e-4, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     warmup: Warmup | None = None
     schedule: Annotated[Constant | Cosine | StepDecay, Field(discriminator="kind")] = Cosine()
-    lr_scale: dict[str, float] = Field(default_factory=dict)  # name prefix -> factor; 0 freezes; longest prefix wins
+    lr_scale: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)  # by name prefix; 0: frozen
     max_grad_norm: float | None = Field(default=None, gt=0)
     max_grad_value: float | None = Field(default=None, gt=0)  # element-wise, before the norm
 

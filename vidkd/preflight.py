@@ -13,17 +13,18 @@ from vidkd.export import read_card
 from vidkd.metrics import wilson_interval
 from vidkd.taps import Frozen
 
-CHANCE_FACTOR = 1.5  # a teacher whose interval reaches down to this many times chance has not shown that it knows more
+ABOVE_CHANCE = 0.05  # of the way from chance to perfect: where the interval must lie above
 
 
-def check_teacher(run: Run, teacher: Frozen, part: Part, num_classes: int, device: torch.device) -> str:
+def check_teacher(run: Run, teacher: Frozen, part: Part, classes: tuple[str, ...], device: torch.device) -> str:
     """Score the teacher on labelled training clips through this very loader; what was found, in one sentence.
 
     ConfigError, unless teacher.allow_weak, if its accuracy is at or near chance, or if its weights were made for
     another normalisation or clip length. DataError if it answers with something that is not a number.
     """
     assert run.teacher is not None
-    complaints = _differences(run, teacher)
+    complaints = _differences(run, teacher, classes)
+    num_classes = len(classes)
     n = min(run.teacher.preflight_clips, len(part))
     verdict = "the teacher was not scored (teacher.preflight_clips: 0)"
     if n:
@@ -33,7 +34,8 @@ def check_teacher(run: Run, teacher: Frozen, part: Part, num_classes: int, devic
             f"the teacher is right on {right} of {n} training clips "
             f"({right / n:.1%}, 95 % interval {low:.1%} to {high:.1%}; chance {1 / num_classes:.1%})"
         )
-        if low <= CHANCE_FACTOR / num_classes:
+        chance = 1 / num_classes
+        if low <= chance + ABOVE_CHANCE * (1 - chance):
             complaints.append(f"{verdict}: that is at or near chance")
     if complaints and not run.teacher.allow_weak:
         raise ConfigError(
@@ -57,7 +59,7 @@ def _answers(run: Run, teacher: Frozen, part: Part, n: int, device: torch.device
     return answers
 
 
-def _differences(run: Run, teacher: Frozen) -> list[str]:
+def _differences(run: Run, teacher: Frozen, classes: tuple[str, ...]) -> list[str]:
     """Where the run shows the teacher something else than it was trained on, as far as its weights say."""
     assert run.teacher is not None
     card = read_card(run.teacher.weights) if run.teacher.weights else {}
@@ -70,4 +72,6 @@ def _differences(run: Run, teacher: Frozen) -> list[str]:
     frames = run.teacher.view.frames or run.data.clip.frames
     if (declared := card.get("frames")) and declared != frames:
         said.append(f"its weights were made for clips of {declared} frames, this run shows {frames}")
+    if (declared := card.get("classes")) and tuple(declared) != classes:
+        said.append("its weights were made for other classes, or for these in another order")
     return said

@@ -1,5 +1,6 @@
 """Evaluate a student, and its teacher beside it, and write what a person and a program can use."""
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -45,8 +46,10 @@ def evaluate(
         section = run.student if who == "student" else run.teacher
         assert section is not None
         network = student if who == "student" else teacher.tapped  # pyright: ignore[reportOptionalMemberAccess]
-        results[who] = task.results(scores[who]) | {
-            "protocol": evaluation.protocol(run, index, part_name, who, len(scores[who].ids)),
+        figures = task.results(scores[who])
+        results[who] = figures | {
+            "headline": task.headline(figures),
+            "protocol": evaluation.protocol(run, index, part_name, who, len(scores[who].ids), checksum(network)),
             "cost": measure(network, section.view.frames or run.data.clip.frames, section.view.size_px),
         }
     if teacher is not None:
@@ -57,6 +60,15 @@ def evaluate(
             write_predictions(out / f"{who}_predictions.csv", task, scores[who])
         checkpoint.write_atomic(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
     return results
+
+
+def checksum(network: Tapped) -> str:
+    """sha256 of the weights that were scored, names included: equal for equal networks, wherever they lie."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.net.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def write_predictions(path: Path, task: BaseTask, scored: Scored) -> None:
@@ -99,10 +111,10 @@ def measure(network: Tapped, frames: int, size_px: int) -> dict[str, Any]:
 def one_line(figures: dict[str, Any]) -> str:
     """The protocol line: what was got, on what, how."""
     p, cost = figures["protocol"], figures["cost"]
-    low, high = figures["top1_interval"]
     return (
-        f"top-1 {figures['top1']:.1%} (95 % {low:.1%} to {high:.1%}), {p['network']}, {p['data_set']} {p['split']} "
-        f"{p['part']} {p['coverage']['scored']}/{p['coverage']['expected']} videos, {p['frames']}x{p['stride']} frames "
+        f"{figures['headline']}, {p['network']}, {p['data_set']} {p['split']} "
+        f"{p['part']} {p['coverage']['scored']}/{p['coverage']['expected']} videos, "
+        f"{p['frames']}x{p['stride']:g} frames "
         f"at {p['size_px']} px, {p['clips']}x{p['crops']} views; {cost['parameters']:,} parameters, "
         f"{cost['gmacs']:.2f} GMACs, {cost['clips_per_s']:.1f} clips/s"
     )

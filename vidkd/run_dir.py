@@ -14,7 +14,12 @@ from vidkd.errors import ConfigError, DataError
 
 # What may differ between two starts of one run: it decides how fast and how loudly, not what.
 FREE = ("out", "log", "train.processes", "train.threads", "train.log_every_steps", "train.save_every",
-        "train.accumulate", "data.workers", "data.timeout_s")  # fmt: skip
+        "train.eval_batch_size", "data.workers", "data.timeout_s", "teacher.allow_weak",
+        "teacher.preflight_clips")  # fmt: skip
+MARK = ".vidkd-run"  # only a folder that holds it is ever cleared
+OURS = ("config.yaml", "metrics.jsonl", "results.json", "student.safetensors", "MODEL_CARD.md", "classes.txt",
+        "student_predictions.csv", "teacher_predictions.csv", "report.html")  # fmt: skip
+OURS_FOLDERS = ("checkpoints", "tensorboard", "wandb", "evaluate")
 
 
 def claim(run: Run, resume: str) -> IO[str]:
@@ -30,21 +35,22 @@ def claim(run: Run, resume: str) -> IO[str]:
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror}); choose another folder with out=...") from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: loader workers would inherit it
     except OSError:
         lock.seek(0)
         raise ConfigError(f"{out}: in use by {lock.read().strip() or 'another process'}") from None
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     lock.flush()
-    mine = (out / "config.yaml").exists()
-    if not mine and any(path.name not in (".lock", "evaluate") for path in out.iterdir()):
+    mine = (out / MARK).exists()
+    if not mine and any(path.name != ".lock" for path in out.iterdir()):
         raise ConfigError(f"{out}: holds files that are not a run's; choose another folder with out=...")
+    (out / MARK).touch()
     if mine and resume == "never":
         _clear(out)
-    elif mine:
+    elif mine and (checkpoint.complete(out / "checkpoints") or (out / "results.json").exists()):
         _same_run(run, out)
-    for stale in out.glob("**/.tmp-*"):
+    for stale in (*out.glob(".tmp-*"), *(out / "checkpoints").glob(".tmp-*")):
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     checkpoint.write_atomic(out / "config.yaml", config_file.dump(run).encode())
     return lock
@@ -82,9 +88,8 @@ def _same_run(run: Run, out: Path) -> None:
 
 
 def _clear(out: Path) -> None:
-    for name in ("checkpoints", "tensorboard", "wandb"):
+    """Delete what an earlier run left: the files and folders that runs write, and no others."""
+    for name in OURS_FOLDERS:
         shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("config.yaml", "metrics.jsonl", "results.json", "student.safetensors", "MODEL_CARD.md", "classes.txt"):
+    for name in OURS:
         (out / name).unlink(missing_ok=True)
-    for path in out.glob("*predictions.*"):
-        path.unlink()

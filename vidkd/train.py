@@ -56,6 +56,7 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     if run.train.threads:
         torch.set_num_threads(run.train.threads)
     accelerator = trained.make_accelerator(run)
+    trained.check_processes(run, accelerator)
     data_set = index.read(run.data.root)
     clips.check(data_set, run)
     part = data_set.part(run.data.split, run.data.train)
@@ -83,7 +84,7 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     guide: Any = teacher
     if teacher is not None:
         teacher.to(accelerator.device)
-        log.say(preflight.check_teacher(run, teacher, part, len(data_set.classes), accelerator.device))
+        log.say(preflight.check_teacher(run, teacher, part, data_set.classes, accelerator.device))
         if run.teacher and run.teacher.cache:
             teacher_cache.check(run, trainee.each_method())
             guide = teacher_cache.open_cache(run, data_set, part, teacher, accelerator.device)
@@ -94,6 +95,7 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     student = state.student()
     if state.best:
         student.load_state_dict(state.best)
+    distributed.broadcast_state(student)
     outcome = results.evaluate(
         run, data_set, run.data.test, task, student, teacher, run.out_dir, training_s=state.seconds
     )

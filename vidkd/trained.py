@@ -19,6 +19,11 @@ from vidkd.errors import ConfigError
 from vidkd.log import Log
 from vidkd.taps import Tapped
 
+ON_CPU = (
+    "on CPU accelerate launch starts one whatever --num_processes says; "
+    "use: torchrun --nproc_per_node N -m vidkd.train CONFIG"
+)
+
 
 @dataclass
 class Trained:
@@ -31,6 +36,7 @@ class Trained:
     best: dict[str, Tensor] = field(default_factory=dict)  # the student's weights at its best on the val part
     best_value: float = -math.inf
     seconds: float = 0.0  # spent in steps, over all starts of the run
+    refused: int = 0  # fp16 steps in a row that the scaler skipped, up to now
 
     def student(self) -> Tapped:
         """The student that is evaluated: the averaged one where there is one."""
@@ -54,19 +60,21 @@ def make_accelerator(run: Run) -> Accelerator:
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(run.methods))],
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    wanted = run.train.processes or launched
-    if accelerator.num_processes != launched or accelerator.num_processes != wanted:
-        raise ConfigError(
-            f"{accelerator.num_processes} process(es) run, the launcher started {launched} and train.processes is "
-            f"{run.train.processes}. On CPU accelerate launch starts one whatever --num_processes says; "
-            "use: torchrun --nproc_per_node N -m vidkd.train CONFIG"
-        )
-    per_step = accelerator.num_processes * run.train.accumulate
-    if run.train.batch_size % per_step:
-        raise ConfigError(
-            f"train.batch_size {run.train.batch_size} must be a multiple of processes x accumulate = {per_step}"
-        )
+    if accelerator.num_processes != launched:
+        raise ConfigError(f"{accelerator.num_processes} process(es) run, the launcher started {launched}; {ON_CPU}")
     return accelerator
+
+
+def check_processes(run: Run, accelerator: Accelerator) -> None:
+    """ConfigError if the processes are not those that train.processes wants, or cannot share train.batch_size."""
+    count = accelerator.num_processes
+    if run.train.processes not in (None, count):
+        raise ConfigError(f"{count} process(es) run, train.processes is {run.train.processes}; {ON_CPU}")
+    if run.train.batch_size % (count * run.train.accumulate):
+        raise ConfigError(
+            f"train.batch_size {run.train.batch_size} must be a multiple of processes x accumulate = "
+            f"{count * run.train.accumulate}"
+        )
 
 
 def prepare(run: Run, accelerator: Accelerator, trainee: Trainee) -> Trained:
@@ -84,7 +92,8 @@ def prepare(run: Run, accelerator: Accelerator, trainee: Trainee) -> Trained:
     if run.train.ema is not None:
         ema = AveragedModel(trainee.student, multi_avg_fn=get_ema_multi_avg_fn(run.train.ema), use_buffers=True)
         ema.to(accelerator.device)
-    optimizers = {name: accelerator.prepare(o) for name, o in made.items() if o is not None}
+    # Not handed to accelerate: its wrapper steps the fp16 scale once for every optimiser, not once for all of them.
+    optimizers = {name: o for name, o in made.items() if o is not None}
     return Trained(accelerator.prepare(trainee), optimizers, ema)
 
 

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from vidkd import distiller, evaluation, optim
 from vidkd.config import Run
 from vidkd.data import clips, mixing
 from vidkd.data.index import Part
+from vidkd.data.loading import Loader
 from vidkd.distiller import Terms, Trainee
-from vidkd.distributed import any_rank, mean_over_ranks
+from vidkd.distributed import any_rank, broadcast_state, mean_over_ranks
 from vidkd.errors import DataError
 from vidkd.log import Log
 from vidkd.taps import Frozen
@@ -20,6 +22,8 @@ from vidkd.tasks._base import BaseTask
 from vidkd.teacher_cache import CachedTeacher
 from vidkd.trained import Trained, prepare, resume, save
 from vidkd.types import ClipBatch, View
+
+MAX_REFUSED = 20  # fp16 steps in a row that the scaler may skip while it looks for a scale
 
 
 class DivergedError(DataError):
@@ -42,8 +46,10 @@ def train(
     resume(run, accelerator, trained, log)
     log.start(trained.step)
     steps, frozen = run.train.count(), {n for n, p in trainee.named_parameters() if not p.requires_grad}
-    batches = micro_batches(run, train_part, trained.step, accelerator, teacher)
-    in_train_mode(trainee)
+    loader = train_loader(run, train_part, trained.step, accelerator, teacher)
+    batches = iter(loader)
+    in_train_mode(trainee, frozen)
+    said = 0
     while trained.step < (stop or steps):
         if trainee.takes_turns():
             take_turns(trainee, trained.step, frozen)
@@ -52,10 +58,13 @@ def train(
         log.step()
         if due(trained.step, run.train.log_every_steps, steps):
             losses = {f"loss/{name}": value for name, value in mean_over_ranks(terms).items()}
-            log.write(trained.step, {**losses, **figures})
+            log.write(trained.step, {**losses, **figures, "data/replaced": len(loader.replaced)})
+        for bad in loader.replaced[said:]:
+            log.say(f"replaced by {bad.used}: {bad.reason}")
+        said = len(loader.replaced)
         if val_part is not None and run.train.eval_every and due(trained.step, run.train.eval_every.count(), steps):
             validate(run, trained, task, val_part, accelerator.device, log)
-            in_train_mode(trainee)
+            in_train_mode(trainee, frozen)
         if due(trained.step, run.train.save_every.count(), steps):
             save(run, accelerator, trained)
     return trained
@@ -91,9 +100,7 @@ def update(
             if accelerator.sync_gradients:
                 figures |= clip(run, trained, accelerator)
                 refuse_non_finite(run, trained, sums, figures, batch, accelerator)
-            for optimizer in trained.optimizers.values():
-                optimizer.step()
-                optimizer.zero_grad()
+                step_optimizers(trained, accelerator)
     if trained.ema is not None:
         trained.ema.update_parameters(trained.unwrapped().student)
     seconds = time.perf_counter() - started
@@ -122,12 +129,29 @@ def clip(run: Run, trained: Trained, accelerator: Accelerator) -> dict[str, floa
     norms = {}
     for name, optimizer in trained.optimizers.items():
         section = run.optim_methods if name == "methods" and run.optim_methods else run.optim
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if accelerator.scaler is not None:
+            accelerator.scaler.unscale_(optimizer)
         if section.max_grad_value is not None:
-            accelerator.clip_grad_value_(parameters, section.max_grad_value)
-        norm = accelerator.clip_grad_norm_(parameters, section.max_grad_norm or math.inf)
-        norms[f"optim/grad_norm_{name}"] = float(norm) if norm is not None else 0.0
+            nn.utils.clip_grad_value_(parameters, section.max_grad_value)
+        norms[f"optim/grad_norm_{name}"] = float(
+            nn.utils.clip_grad_norm_(parameters, section.max_grad_norm or math.inf)
+        )
     return norms
+
+
+def step_optimizers(trained: Trained, accelerator: Accelerator) -> None:
+    """Step every optimiser, and the fp16 scale once for all of them; DivergedError if it refuses step after step."""
+    scaler = accelerator.scaler
+    for optimizer in trained.optimizers.values():
+        optimizer.step() if scaler is None else scaler.step(optimizer)
+        optimizer.zero_grad()
+    if scaler is not None:
+        before = scaler.get_scale()
+        scaler.update()
+        trained.refused = trained.refused + 1 if scaler.get_scale() < before else 0
+        if trained.refused > MAX_REFUSED:
+            raise DivergedError(f"step {trained.step + 1}: fp16 overflowed {trained.refused} times in a row; use bf16")
 
 
 def refuse_non_finite(
@@ -151,18 +175,19 @@ def take_turns(trainee: Trainee, step: int, frozen: set[str]) -> None:
         parameter.requires_grad_(name not in frozen and trainee.learns(name, step))
 
 
-def in_train_mode(trainee: Trainee) -> None:
-    """Train mode, but for what is wholly frozen: its batch statistics must not move either."""
+def in_train_mode(trainee: Trainee, frozen: set[str]) -> None:
+    """Train mode, but for the modules whose parameters are all in `frozen`: their batch statistics must not move."""
     trainee.train()
-    for module in trainee.student.modules():
-        parameters = list(module.parameters())
-        if parameters and not any(p.requires_grad for p in parameters) and not trainee.takes_turns():
+    for prefix, module in trainee.named_modules():
+        names = [f"{prefix}.{name}" for name, _ in module.named_parameters()]
+        if names and frozen.issuperset(names):
             module.eval()
 
 
 def validate(run: Run, trained: Trained, task: BaseTask, part: Part, device: torch.device, log: Log) -> None:
     """Score the val part; remember the student if it was never better."""
     student = trained.student()
+    broadcast_state(student)
     scores = evaluation.score({"student": student}, task, run, part, device)["student"]
     results = task.results(scores)
     value = float(results[task.primary])
@@ -172,9 +197,9 @@ def validate(run: Run, trained: Trained, task: BaseTask, part: Part, device: tor
     log.write(trained.step, {f"val/{k}": v for k, v in results.items() if isinstance(v, int | float)})
 
 
-def micro_batches(
+def train_loader(
     run: Run, part: Part, first_step: int, accelerator: Accelerator, teacher: Frozen | CachedTeacher | None
-) -> Iterator[ClipBatch]:
+) -> Loader:
     """This process's micro-batches from `first_step` on; a cached teacher needs no view of its own."""
     k = run.train.accumulate
     sampler = clips.StepSampler(
@@ -190,7 +215,7 @@ def micro_batches(
     cached = isinstance(teacher, CachedTeacher)
     views = {name: view for name, view in run.views().items() if not (cached and name == "teacher")}
     addresses = teacher.addresses if isinstance(teacher, CachedTeacher) else None
-    return iter(clips.train_loader(part, run.data, views, sampler, run.seed, addresses))
+    return clips.train_loader(part, run.data, views, sampler, run.seed, addresses)
 
 
 def due(step: int, every: int, last: int) -> bool:

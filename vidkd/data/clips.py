@@ -212,7 +212,7 @@ def train_loader(
         workers=data.workers,
         timeout_s=data.timeout_s,
         generator=generator(run_seed),
-        allowed=data.max_bad_fraction * len(part),
+        allowed=max(1.0, data.max_bad_fraction * len(part)),  # one is not yet a habit, however few there are
     )
 
 

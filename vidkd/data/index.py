@@ -145,8 +145,9 @@ def read(root: Path) -> Index:
         raise DataError(
             f"{root}: {len(foreign)} label(s) are not in classes.txt: {one_of(name, list(classes)[:50], 'class')}"
         )
-    if pc.count_distinct(table["path"]).as_py() != table.num_rows:
-        raise DataError(f"{root}: the index names some path twice")
+    names = pc.replace_substring_regex(table["path"], r"\.[^./]*$", "")
+    if pc.count_distinct(names).as_py() != table.num_rows:
+        raise DataError(f"{root}: the index names some video twice (names are paths without their suffix)")
     return Index(root, table, classes, card)
 
 

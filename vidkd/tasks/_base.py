@@ -52,6 +52,10 @@ class BaseTask(Generic[C]):
         """Every figure of the task as plain numbers, strings, lists and dicts."""
         raise NotImplementedError
 
+    def headline(self, figures: dict[str, Any]) -> str:
+        """The figure that counts, in words."""
+        return f"{self.primary} {figures[self.primary]:.4g}"
+
     def predictions(self, scored: Scored) -> dict[str, list[Any]]:
         """Columns of the predictions table, one row a video; the first column is `video`."""
         raise NotImplementedError

@@ -46,6 +46,10 @@ class Task(BaseTask[Config]):
             self.classes, self.config.aggregation, scored.label, scores, rank, confidence, self.config.bootstrap
         )
 
+    def headline(self, figures: dict[str, Any]) -> str:
+        low, high = figures["top1_interval"]
+        return f"top-1 {figures['top1']:.1%} (95 % {low:.1%} to {high:.1%})"
+
     def predictions(self, scored: Scored) -> dict[str, list[Any]]:
         """Flat columns of text and numbers, from which `rescore` gets every figure again.
 
