@@ -278,6 +278,16 @@ def test_a_corrected_configuration_may_use_its_folder(make):
     train.train(make("mended", "teacher.allow_weak=true", "optim.lr=0.01"), stop=2)
 
 
+def test_changed_inputs_are_not_resumed(make, clips_root, tmp_path):
+    weights_of = make("teacher", "methods=[]", "teacher=null", "student.name=tiny16", "student.view.size_px=32")
+    train.train(weights_of)
+    path = f"teacher.weights={weights_of.out_dir}"
+    train.train(make("run", path), stop=2)
+    train.train(weights_of.model_copy(update={"seed": 1}), resume="never")
+    with pytest.raises(ConfigError, match=r"teacher.weights changed since this run began"):
+        train.train(make("run", path))
+
+
 def test_never_deletes_nothing_but_a_runs_files(make, tmp_path):
     theirs = tmp_path / "theirs"
     (theirs / "checkpoints").mkdir(parents=True)

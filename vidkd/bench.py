@@ -12,13 +12,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 from tqdm import tqdm
 
-from vidkd import checkpoint, cli, compare, config_file
+from vidkd import checkpoint, cli, compare, config_file, models, results
 from vidkd.errors import ConfigError, DataError, VidkdError
 from vidkd.section import Section
 
@@ -137,17 +136,16 @@ def rows_of(bench: Bench) -> list[dict[str, Any]]:
     table = []
     for row in (*bench.first, *bench.rows):
         own = cells(bench, (row,))
-        results = [json.loads((cell.out / "results.json").read_text(encoding="utf-8")) for cell in own]
+        outcomes = [json.loads((cell.out / "results.json").read_text(encoding="utf-8")) for cell in own]
         accuracy = compare.mean_interval(right[row.name])
         line: dict[str, Any] = {"row": row.name, "seeds": len(own), "top1": accuracy.mean}
         line |= {"top1_low": accuracy.low, "top1_high": accuracy.high}
         if row in bench.rows and row.name != bench.baseline:
             gain = compare.gain_interval(right[row.name], baseline)
             line |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
-        line |= results[0]["student"]["cost"]
-        line["clips_per_s"] = median(r["student"]["cost"]["clips_per_s"] for r in results)
-        line["training_s"] = sum(r["training_s"] for r in results) / len(results)
-        line["protocol"] = results[0]["student"]["protocol"]
+        line |= _speed(own[0], len(outcomes[0]["student"]["confusion"]))
+        line["training_s"] = sum(r["training_s"] for r in outcomes) / len(outcomes)
+        line["protocol"] = outcomes[0]["student"]["protocol"]
         table.append(line)
     return table
 
@@ -181,6 +179,13 @@ def as_csv(table: list[dict[str, Any]]) -> str:
 
 def _right(bench: Bench, row: Row) -> tuple[list[str], compare.Right]:
     return compare.read_right([cell.out / "student_predictions.csv" for cell in cells(bench, (row,))])
+
+
+def _speed(cell: Cell, num_classes: int) -> dict[str, Any]:
+    """Cost of the row's network, measured here, where no other cell runs beside it."""
+    run = config_file.load(cell.out / "config.yaml")
+    network = models.build(run.student.name, num_classes, **run.student.options)
+    return results.measure(network, run.student.view.frames or run.data.clip.frames, run.student.view.size_px)
 
 
 def _run_cell(cell: Cell, bar: tqdm) -> str:

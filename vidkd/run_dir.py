@@ -17,8 +17,8 @@ FREE = ("out", "log", "train.processes", "train.threads", "train.log_every_steps
         "train.eval_batch_size", "data.workers", "data.timeout_s", "teacher.allow_weak",
         "teacher.preflight_clips")  # fmt: skip
 MARK = ".vidkd-run"  # only a folder that holds it is ever cleared
-OURS = ("config.yaml", "metrics.jsonl", "results.json", "student.safetensors", "MODEL_CARD.md", "classes.txt",
-        "student_predictions.csv", "teacher_predictions.csv", "report.html")  # fmt: skip
+OURS = ("config.yaml", "inputs.json", "metrics.jsonl", "results.json", "student.safetensors", "MODEL_CARD.md",
+        "classes.txt", "student_predictions.csv", "teacher_predictions.csv", "report.html")  # fmt: skip
 OURS_FOLDERS = ("checkpoints", "tensorboard", "wandb", "evaluate")
 
 
@@ -54,6 +54,22 @@ def claim(run: Run, resume: str) -> IO[str]:
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     checkpoint.write_atomic(out / "config.yaml", config_file.dump(run).encode())
     return lock
+
+
+def same_inputs(out: Path, inputs: dict[str, Any]) -> None:
+    """Remember what the run was started with (checksums of its data and weights).
+
+    ConfigError if it has come further than its start and they are others now: it would be neither the old run nor a
+    new one.
+    """
+    path = out / "inputs.json"
+    if path.exists() and (checkpoint.complete(out / "checkpoints") or (out / "results.json").exists()):
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if changed := sorted(key for key in inputs if there.get(key) != inputs[key]):
+            raise ConfigError(
+                f"{out}: {' and '.join(changed)} changed since this run began; --resume never starts it anew"
+            )
+    checkpoint.write_atomic(path, json.dumps(inputs, indent=1).encode())
 
 
 def finished(out: Path) -> dict[str, Any] | None:

@@ -102,7 +102,10 @@ def weights_checksum(path: Path | None) -> str | None:
     if path is None:
         return None
     file = path / "student.safetensors" if path.is_dir() else path
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from None
 
 
 def _build(run: Run, part: Part, teacher: Frozen, device: torch.device, folder: Path, address: int) -> None:

@@ -67,6 +67,8 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     run = in_steps(run, len(part) // run.train.batch_size)
 
     lock = run_dir.claim(run, resume) if accelerator.is_main_process else None
+    if accelerator.is_main_process:
+        run_dir.same_inputs(run.out_dir, inputs(run, data_set))
     distributed.barrier()
     if (done := run_dir.finished(run.out_dir)) and stop is None:
         return done
@@ -104,6 +106,15 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     distributed.barrier()
     del lock
     return outcome
+
+
+def inputs(run: Run, data_set: index.Index) -> dict[str, Any]:
+    """Checksums of what the configuration only names."""
+    sums: dict[str, Any] = {"data.root": data_set.checksum()}
+    for who, section in (("student", run.student), ("teacher", run.teacher)):
+        if section is not None and section.weights is not None:
+            sums[f"{who}.weights"] = teacher_cache.weights_checksum(section.weights)
+    return sums
 
 
 def summary(outcome: dict[str, Any]) -> str:
