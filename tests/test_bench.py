@@ -12,7 +12,7 @@ from vidkd.errors import ConfigError, DataError
 BY_NAME = {path.stem: str(path) for path in CONFIGS}
 SMALL = {"data.clip.frames": 4, "data.clip.stride": 1, "data.workers": 0, "train.epochs": None, "train.steps": 2,
          "train.batch_size": 4, "train.threads": 1, "optim.warmup": None, "student.name": "tiny4",
-         "student.options": {},         "student.view.size_px": 16}  # fmt: skip
+         "student.options": {}, "student.view.size_px": 16}  # fmt: skip
 
 
 @pytest.fixture
