@@ -99,7 +99,9 @@ def test_interrupted(tmp_path, make_video):
         shutil.copy(tmp_path / "in" / "a" / "0.mp4", tmp_path / "in" / "a" / f"{i}.mp4")
     words = ["folder", "--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "2"]
     command = [sys.executable, "-m", "data_prep", *words]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    # A shell's background job is started with SIGINT ignored, and so is all that it starts: not this one.
+    listening = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True, preexec_fn=listening)
     journal = tmp_path / "out" / ".journal.jsonl"
     while process.poll() is None and not (journal.exists() and journal.stat().st_size):
         time.sleep(0.005)
