@@ -3,9 +3,9 @@
 import json
 
 import pytest
+
 import tiny_set
 from conftest import CONFIGS
-
 from vidkd import bench
 from vidkd.errors import ConfigError, DataError
 

@@ -1,8 +1,8 @@
 """A mistake is named where it is, all of them at once; what is written is what is read."""
 
 import pytest
-from conftest import CONFIGS
 
+from conftest import CONFIGS
 from vidkd import config_file
 from vidkd.errors import ConfigError
 from vidkd.section import Ramp, in_steps

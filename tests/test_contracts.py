@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from conftest import CONFIGS
 
+from conftest import CONFIGS
 from vidkd import config_file, distiller, methods, models, tasks
 from vidkd.errors import ConfigError
 from vidkd.methods._base import BaseMethod

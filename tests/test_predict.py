@@ -10,12 +10,12 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import pytest
-import tiny_set
 import torch
 from PIL import Image
-from test_export import run_of
 from torch import nn
 
+import tiny_set
+from test_export import run_of
 from vidkd import cli, export, models, predict
 from vidkd.data import clips, index
 from vidkd.data.decode import open_video

@@ -8,9 +8,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-import tiny_set
 import torch
 
+import tiny_set
 from vidkd import bench, cli, config_file, log
 from vidkd.config import Run
 from vidkd.data import index

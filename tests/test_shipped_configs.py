@@ -1,10 +1,10 @@
 """Every shipped configuration builds and trains a step: its own networks, methods and task, on a small index."""
 
 import pytest
-import tiny_set
 from accelerate.state import AcceleratorState, GradientState
-from conftest import REPOSITORY
 
+import tiny_set
+from conftest import REPOSITORY
 from vidkd import bench, config_file, train
 
 

@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
-import tiny_set
 import torch
-from conftest import CONFIGS, REPOSITORY
 from safetensors.torch import load_file
 
+import tiny_set
+from conftest import CONFIGS, REPOSITORY
 from vidkd import config_file, evaluate, train
 from vidkd.errors import ConfigError, DataError
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-import tiny_set
 
+import tiny_set
 from vidkd.data.decode import open_video
 
 
