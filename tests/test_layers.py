@@ -14,11 +14,11 @@ LAYERS = [
     {"config"},
     {"config_file"},
     {"data", "distiller", "checkpoint", "compare"},
-    {"log", "run_dir", "export", "evaluation"},
+    {"log", "run_dir", "export", "evaluation", "teacher_store"},
     {"teacher_cache", "preflight", "results", "trained"},
     {"trainer"},
     {"cli", "timeline"},
-    {"train", "evaluate", "predict", "score", "bench", "report"},
+    {"train", "evaluate", "predict", "score", "bench", "report", "cache"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ROOT = Path(__file__).parent.parent / "vidkd"

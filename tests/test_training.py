@@ -212,7 +212,7 @@ def test_a_cached_teacher_says_what_the_live_one_says(make, tmp_path):
     again = make("again", plain, cache)
     train.train(again)  # replayed, not built
     assert losses(cached) == losses(again)
-    shard = next((tmp_path / "cache").glob("*/address_0000.safetensors"))
+    shard = next((tmp_path / "cache").glob("*/logits/a0000_c00000.safetensors"))
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)

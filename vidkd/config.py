@@ -59,10 +59,15 @@ class Student(Network):
 
 
 class Cache(Section):
-    """The teacher's answers to `views` addressed augmentations of every clip, computed once and replayed."""
+    """The teacher's answers to `views` addressed augmentations of every clip, computed once and replayed.
+
+    The logits and the taps that the run's methods read are stored; `taps` names more, which other runs of a grid read.
+    """
 
     views: Count = 8
-    dtype: Literal["fp16", "fp32"] = "fp16"
+    dtype: Literal["fp16", "fp32", "int8"] = "fp16"  # int8: of taps, by channel of each clip; logits are fp16 then
+    taps: tuple[str, ...] = ()
+    pool: tuple[Count, Count, Count] | None = None  # taps averaged to at most so many places in t, h, w
     dir: Path = Path("runs/cache")
 
 

@@ -64,7 +64,8 @@ def build_network(section: Network, num_classes: int, frames: int) -> tuple[Tapp
     `frames` is data.clip.frames, the clip length where the view does not say its own.
     """
     network = models.build(section.name, num_classes, **section.options)
-    network.input.check(section.name, section.view.frames or frames, section.view.size_px)
+    network.clip = (section.view.frames or frames, section.view.size_px)
+    network.input.check(section.name, *network.clip)
     if section.weights is None:
         return network, None
     return network, weights.load(network, section.weights, section.adapt, section.reset_head)

@@ -100,6 +100,9 @@ class Tapped(nn.Module):
         self.name, self.net, self.taps, self.input, self.head = name, net, Taps(name, taps), input, head
         self.register_buffer("mean", torch.tensor(input.mean).view(1, 3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(input.std).view(1, 3, 1, 1, 1), persistent=False)
+        self.clip: tuple[int, int] | None = (
+            None  # frames and side in px of what a run shows it: adaptors need the sizes
+        )
         self._seen: dict[str, Tensor] = {}
         self._listening = True
         for tap_name, tap in taps.items():

@@ -1,18 +1,18 @@
-"""The teacher paid once: its logits for K addressed augmentations of every training clip, stored and replayed.
+"""The teacher paid once: its answers to K addressed augmentations of every training clip, stored and replayed.
 
-Folder `<dir>/<key>`: key.json says all that the answers depend on; `address_0007.safetensors` holds the logits [N, K]
-of address 7, with its sha256 beside it. A shard appears whole or not at all, so building can be interrupted.
+What is stored are the logits, the taps that the run's methods read and those that `teacher.cache.taps` adds; a grid
+whose runs read different taps shares one folder, `<dir>/<key>`, where key.json says all that the answers depend on.
+Building can be interrupted at any moment and shared by processes (teacher_store.py has the files).
 """
 
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,59 +22,96 @@ from vidkd import checkpoint
 from vidkd.config import Run
 from vidkd.data import clips
 from vidkd.data.index import Index, Part
-from vidkd.distributed import barrier, gather_objects, rank, world_size
+from vidkd.distributed import barrier, rank, world_size
 from vidkd.errors import ConfigError, DataError
 from vidkd.methods._base import BaseMethod
+from vidkd.models import cost
 from vidkd.taps import Frozen
+from vidkd.teacher_store import Store
 from vidkd.types import ClipBatch, View
 
 VERIFIED_CLIPS = 8  # re-run through the live teacher each time a cache is opened
 MIN_COSINE = 0.999
+Answers = dict[str, Tensor]  # "logits" and taps, of one clip
 
 
 class CachedTeacher:
-    """Answers from the cache in place of the teacher."""
+    """Answers from the cache in place of the teacher.
 
-    def __init__(self, logits: Tensor) -> None:
-        self.logits = logits  # [addresses, N, K]
-        self.addresses = len(logits)
+    `normalise` is the teacher's, where a method reads its input: that view is then made anew, by the same address.
+    """
+
+    def __init__(
+        self, store: Store, names: Sequence[str], normalise: Callable[[Tensor], Tensor] | None, verdict: str
+    ) -> None:
+        self.store, self.names, self.normalise, self.verdict = store, names, normalise, verdict
+        self.addresses = store.addresses
 
     def replay(self, batch: ClipBatch) -> View:
-        """The teacher's logits for the very views that `batch` was made of."""
+        """What the teacher said of the very views that `batch` was made of."""
         assert batch.address is not None
-        address, position = batch.address.cpu().unbind(1)
-        logits = self.logits[address % self.addresses, position]
-        return View(logits.float().to(batch.label.device), {})
+        where = [(address % self.addresses, position) for address, position in batch.address.tolist()]
+        said = {name: self.store.rows(name, where).to(batch.label.device) for name in self.names}
+        video = self.normalise(batch.seen_by("teacher")) if self.normalise else None
+        return View(said.pop("logits"), said, video)
 
 
-def check(run: Run, methods: list[BaseMethod]) -> None:
-    """ConfigError if a method reads more of the teacher than the cache holds, or if clips are mixed."""
+def check(run: Run) -> None:
+    """ConfigError if clips are mixed: the cache holds single ones."""
     augment = run.data.augment
     if augment.mixup_alpha or augment.cutmix_alpha:
         raise ConfigError("teacher.cache holds single clips: set data.augment.mixup_alpha and cutmix_alpha to 0")
-    for method in methods:
-        if method.teacher_taps() or method.needs_input:
-            raise ConfigError(
-                f"teacher.cache holds logits, but {method.config.kind} also reads the teacher's "
-                f"{', '.join(method.teacher_taps()) or 'input'}: remove teacher.cache"
-            )
 
 
-def open_cache(run: Run, index: Index, part: Part, teacher: Frozen, device: torch.device) -> CachedTeacher:
-    """The cache of this run's teacher, built where it is not there yet, and verified against the live teacher."""
+def open_cache(
+    run: Run,
+    index: Index,
+    part: Part,
+    teacher: Frozen,
+    methods: Sequence[BaseMethod],
+    device: torch.device,
+    say: Callable[[str], None],
+) -> CachedTeacher:
+    """The cache of this run's teacher: built where it is not there yet, then checked byte for byte and against the
+    live teacher on a few clips. DataError if it is not what it should be. `say` hears its size before it is built."""
     assert run.teacher is not None and run.teacher.cache is not None
+    section = run.teacher.cache
+    taps = {tap for method in methods for tap in method.teacher_taps()} | set(section.taps)
+    names = ["logits", *sorted(taps)]
+    for tap in taps:
+        teacher.tapped.taps[tap]  # ConfigError if there is no such tap
     key = cache_key(run, index)
-    folder = run.teacher.cache.dir / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    folder = section.dir / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     if rank() == 0:
         checkpoint.write_atomic(folder / "key.json", json.dumps(key, indent=1, sort_keys=True).encode())
+    store = Store(folder, section.dtype, len(part), section.views)
     with _builder(folder):
-        for address in range(run.teacher.cache.views):
-            if not _shard(folder, address).with_suffix(".json").exists():
-                _build(run, part, teacher, device, folder, address)
-    logits = torch.stack([_read(folder, address) for address in range(run.teacher.cache.views)])
-    _verify(run, part, teacher, device, logits, folder)
-    return CachedTeacher(logits)
+        missing = [unit for unit in store.units() if not all(store.has(name, *unit) for name in names)]
+        say(size(run, teacher, part, names) + f", {folder}: {len(missing)} of {len(store.units())} shards to build")
+        for i, unit in enumerate(missing):
+            if i % world_size() == rank():
+                _build(run, part, teacher, device, store, names, unit, f"teacher cache {i + 1}/{len(missing)}")
+        barrier()
+    for name in names:
+        store.verify(name)
+    normalise = teacher.tapped.normalise if any(method.needs_input for method in methods) else None
+    return CachedTeacher(store, names, normalise, _verify(run, part, teacher, device, store, names))
+
+
+def size(run: Run, teacher: Frozen, part: Part, names: Sequence[str]) -> str:
+    """What the whole cache takes, in words."""
+    assert run.teacher is not None and run.teacher.cache is not None
+    section, view = run.teacher.cache, run.teacher.view
+    shapes = cost.tap_shapes(teacher.tapped, view.frames or run.data.clip.frames, view.size_px)
+    numbers = {name: _pooled(torch.empty(1, *shapes[name], device="meta"), section.pool).numel() for name in names[1:]}
+    width = {"fp32": 4, "fp16": 2, "int8": 1}[section.dtype]
+    per_view = sum(numbers.values()) * width + teacher.tapped.num_classes() * max(width, 2)
+    total = per_view * section.views * len(part)
+    return (
+        f"teacher cache: {' + '.join(names)} of {section.views} views of {len(part)} clips, "
+        f"{per_view / 1024:.1f} KiB a view, {total / 2**20:.0f} MiB in all"
+    )
 
 
 @contextmanager
@@ -93,8 +130,9 @@ def cache_key(run: Run, index: Index) -> dict[str, Any]:
     data = run.data.model_dump(mode="json", include={"split", "train", "seed", "clip", "short", "augment", "decoder"})
     teacher = run.teacher.model_dump(mode="json", include={"name", "options", "view", "adapt", "reset_head"})
     weights = weights_checksum(run.teacher.weights)
-    precision = {"mixed_precision": run.teacher_precision, "dtype": run.teacher.cache.dtype}
-    return {"format": 1, "index": index.checksum(), "data": data, "teacher": teacher, "weights": weights, **precision}
+    stored = run.teacher.cache.model_dump(mode="json", include={"dtype", "pool"})
+    precision = {"mixed_precision": run.teacher_precision, **stored}
+    return {"format": 2, "index": index.checksum(), "data": data, "teacher": teacher, "weights": weights, **precision}
 
 
 def weights_checksum(path: Path | None) -> str | None:
@@ -108,61 +146,73 @@ def weights_checksum(path: Path | None) -> str | None:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from None
 
 
-def _build(run: Run, part: Part, teacher: Frozen, device: torch.device, folder: Path, address: int) -> None:
-    assert run.teacher is not None and run.teacher.cache is not None
-    size = run.train.eval_batch_size or run.train.batch_size
-    mine = [(address, i) for i in range(rank(), len(part), world_size())]
-    title = f"teacher cache {address + 1}/{run.teacher.cache.views}"
-    answers = dict(_answers(run, part, teacher, device, mine, size, title))
-    everywhere = {i: row for rows in gather_objects(answers) for i, row in rows.items()}
-    if rank() == 0:
-        dtype = torch.float16 if run.teacher.cache.dtype == "fp16" else torch.float32
-        logits = torch.stack([everywhere[i] for i in range(len(part))]).to(dtype)
-        content = safetensors.torch.save({"logits": logits})
-        checkpoint.write_atomic(_shard(folder, address), content)
-        proof = json.dumps({"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
-        checkpoint.write_atomic(_shard(folder, address).with_suffix(".json"), proof.encode())
-    barrier()
+def _build(
+    run: Run,
+    part: Part,
+    teacher: Frozen,
+    device: torch.device,
+    store: Store,
+    names: Sequence[str],
+    unit: tuple[int, int],
+    title: str,
+) -> None:
+    address, chunk = unit
+    batch_size = run.train.eval_batch_size or run.train.batch_size
+    keys = [(address, i) for i in store.positions(chunk)]
+    rows = list(_answers(run, part, teacher, device, names, keys, batch_size, title))
+    for name in names:
+        if not store.has(name, *unit):  # what is there is what another run trained with
+            store.write(name, address, chunk, torch.stack([row[name] for row in rows]))
 
 
 def _answers(
-    run: Run, part: Part, teacher: Frozen, device: torch.device, keys: list[tuple[int, int]], size: int, title: str
-) -> list[tuple[int, Tensor]]:
-    """The live teacher's logits for addressed clips: (position, [K])."""
-    portions = [keys[i : i + size] for i in range(0, len(keys), size)]
+    run: Run,
+    part: Part,
+    teacher: Frozen,
+    device: torch.device,
+    names: Sequence[str],
+    keys: list[tuple[int, int]],
+    batch_size: int,
+    title: str,
+) -> Iterator[Answers]:
+    """What the live teacher says of addressed clips, one after another, pooled as it is stored, in float32."""
+    assert run.teacher is not None and run.teacher.cache is not None
+    section = run.teacher.cache
+    portions = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
     views = {"teacher": run.views()["teacher"]}
     data = run.data.model_copy(update={"on_error": "raise"})  # a replaced clip would leave a hole in the cache
-    loader = clips.train_loader(part, data, views, portions, run.seed, run.teacher.cache.views)  # pyright: ignore[reportOptionalMemberAccess]
-    rows: list[tuple[int, Tensor]] = []
-    for batch in tqdm(loader, desc=title, unit="batch", disable=not title or rank() > 0, leave=False):
-        logits = teacher(batch.seen_by("teacher").to(device)).logits.float().cpu()
-        assert batch.address is not None
-        rows += zip(batch.address[:, 1].tolist(), logits, strict=True)
-    return rows
+    loader = clips.train_loader(part, data, views, portions, run.seed, section.views)
+    for batch in tqdm(
+        loader, desc=title, total=len(portions), unit="batch", disable=not title or rank() > 0, leave=False
+    ):
+        view = teacher(batch.seen_by("teacher").to(device))
+        said = {"logits": view.logits} | {name: _pooled(view.taps[name], section.pool) for name in names[1:]}
+        for row in range(len(view.logits)):
+            yield {name: tensor[row].float().cpu() for name, tensor in said.items()}
 
 
-def _read(folder: Path, address: int) -> Tensor:
-    path = _shard(folder, address)
-    try:
-        content, proof = path.read_bytes(), json.loads(path.with_suffix(".json").read_bytes())
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); delete {folder} to build the cache again") from None
-    if proof.get("sha256") != hashlib.sha256(content).hexdigest():
-        raise DataError(f"{path}: its checksum is wrong; delete {folder} to build the cache again")
-    return safetensors.torch.load(content)["logits"]
+def _pooled(maps: Tensor, pool: tuple[int, int, int] | None) -> Tensor:
+    """Maps [B, C, T, H, W] averaged over areas to at most `pool` places an axis; anything else as it is."""
+    if pool is None or maps.ndim != 5:
+        return maps
+    t, h, w = (min(n, most) for n, most in zip(maps.shape[2:], pool, strict=True))
+    return F.adaptive_avg_pool3d(maps, (t, h, w))
 
 
-def _verify(run: Run, part: Part, teacher: Frozen, device: torch.device, logits: Tensor, folder: Path) -> None:
-    """DataError unless the live teacher still says what was stored, on a few clips spread over the cache."""
-    addresses, n = logits.shape[:2]
-    keys = [(j % addresses, j * n // VERIFIED_CLIPS) for j in range(min(VERIFIED_CLIPS, n))]
-    for (address, i), (position, live) in zip(keys, _answers(run, part, teacher, device, keys, 4, ""), strict=True):
-        assert i == position
-        cosine = float(F.cosine_similarity(live, logits[address, i].float(), dim=0))
-        if not cosine > MIN_COSINE:
-            name = part[i].name
-            raise DataError(f"{folder}: the live teacher disagrees on {name} (cosine {cosine:.4f}); delete it")
-
-
-def _shard(folder: Path, address: int) -> Path:
-    return folder / f"address_{address:04d}.safetensors"
+def _verify(run: Run, part: Part, teacher: Frozen, device: torch.device, store: Store, names: Sequence[str]) -> str:
+    """DataError unless the live teacher still says what was stored, on a few clips spread over the cache; else how
+    close it came, in one sentence."""
+    n = len(part)
+    keys = [(j % store.addresses, j * n // VERIFIED_CLIPS) for j in range(min(VERIFIED_CLIPS, n))]
+    worst = dict.fromkeys(names, 1.0)
+    for key, live in zip(keys, _answers(run, part, teacher, device, names, keys, 4, ""), strict=True):
+        for name in names:
+            stored = store.rows(name, [key])[0]
+            cosine = float(F.cosine_similarity(live[name].flatten(), stored.flatten(), dim=0))
+            if not cosine > MIN_COSINE or (name == "logits" and stored.argmax() != live[name].argmax()):
+                clip = part[key[1]].name
+                found = f"the live teacher disagrees on the {name} of {clip} (cosine {cosine:.4f})"
+                raise DataError(f"{store.folder}: {found}; delete it")
+            worst[name] = min(worst[name], cosine)
+    found = ", ".join(f"{name} {value:.6f}" for name, value in worst.items())
+    return f"teacher cache: {len(keys)} clips compared with the live teacher, smallest cosine: {found}"

@@ -88,8 +88,11 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
         teacher.to(accelerator.device)
         log.say(preflight.check_teacher(run, teacher, part, data_set.classes, accelerator.device))
         if run.teacher and run.teacher.cache:
-            teacher_cache.check(run, trainee.each_method())
-            guide = teacher_cache.open_cache(run, data_set, part, teacher, accelerator.device)
+            teacher_cache.check(run)
+            guide = teacher_cache.open_cache(
+                run, data_set, part, teacher, trainee.each_method(), accelerator.device, log.say
+            )
+            log.say(guide.verdict)
     state = trainer.train(run, accelerator, trainee, guide, task, part, val, log, stop)
     log.close()
     if stop is not None:

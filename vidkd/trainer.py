@@ -212,9 +212,11 @@ def train_loader(
         world=accelerator.num_processes,
         accumulate=k,
     )
-    cached = isinstance(teacher, CachedTeacher)
-    views = {name: view for name, view in run.views().items() if not (cached and name == "teacher")}
-    addresses = teacher.addresses if isinstance(teacher, CachedTeacher) else None
+    views, addresses = run.views(), None
+    if isinstance(teacher, CachedTeacher):
+        addresses = teacher.addresses
+        if teacher.normalise is None:  # no method reads the teacher's input
+            del views["teacher"]
     return clips.train_loader(part, run.data, views, sampler, run.seed, addresses)
 
 

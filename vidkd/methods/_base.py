@@ -22,7 +22,7 @@ class BaseMethod(nn.Module, Generic[C]):
     """Subclass; build your adaptors in `__init__`; return your named, unweighted terms from `forward`."""
 
     stochastic = False  # True if forward draws random numbers: the exact-equality tests then skip it
-    needs_input = False  # True if forward reads the teacher's `video`: a cache of logits alone is then refused
+    needs_input = False  # True if forward reads the teacher's `video`: a cached teacher then makes that view
 
     def __init__(self, config: C, student: Tapped, teacher: Tapped, num_classes: int) -> None:
         """`student.taps` and `teacher.taps` say how many channels each tap has, to size the adaptors.

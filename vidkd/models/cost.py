@@ -33,6 +33,20 @@ def tap_shapes(tapped: Tapped, frames: int, size_px: int) -> dict[str, tuple[int
     return {name: tuple(tap.shape[1:]) for name, tap in _dry_run(tapped, frames, size_px).taps.items()}
 
 
+def map_shape(tapped: Tapped, tap: str) -> tuple[int, int, int, int]:
+    """[C, T, H, W] of one tap for the clips that the run shows this network.
+
+    ConfigError if it has no such tap, or if that is no map in space and time; ValueError if no run has built it.
+    """
+    if tapped.clip is None:
+        raise ValueError(f"{tapped.name}: its clip is not known; distiller.build sets it")
+    axes = tapped.taps[tap].axes
+    if axes != "BCTHW":
+        raise ConfigError(f"{tapped.name}: tap {tap!r} is {', '.join(axes)}, not a map [B, C, T, H, W]")
+    c, t, h, w = tap_shapes(tapped, *tapped.clip)[tap]
+    return c, t, h, w
+
+
 def _dry_run(tapped: Tapped, frames: int, size_px: int) -> View:
     """One clip through the network on the meta device, in evaluation mode; the network itself is left as it was.
 

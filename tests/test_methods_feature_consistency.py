@@ -1,0 +1,108 @@
+"""FMC against arithmetic by hand (../shared/methods/fmd.md, sections 2, 3.4 and 8)."""
+
+import math
+
+import pytest
+import torch
+
+from vidkd.methods.feature_consistency import consistency_loss, reverse_huber
+
+FORMS = ["per_frame", "spatiotemporal"]
+MODES = [{"faithful": True}, {"faithful": True, "normalize_size": True}, {"faithful": False}]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_map_is_consistent_with_itself(form, mode):
+    maps = torch.randn(2, 5, 3, 4, 6)
+    assert consistency_loss(maps, maps, form, **mode) <= 1e-6
+
+
+@pytest.mark.parametrize(("form", "expected"), [("per_frame", 1.4792), ("spatiotemporal", 2.9584)])
+def test_size_of_constant_maps_grows_with_their_height_as_released(form, expected):
+    """sqrt(23) - sqrt(11), and twice that over 4 frames: every entry is the largest, so rho(e) = (1 + 0.36) e / 1.2."""
+    student, teacher = torch.ones(2, 3, 4, 11, 11), torch.ones(2, 3, 4, 23, 23)
+    loss = consistency_loss(student, teacher, form)
+    assert loss.item() == pytest.approx(expected * (1 + 0.36) / 1.2, abs=1e-3)
+    exact = {"per_frame": 1, "spatiotemporal": 2}[form] * (math.sqrt(23) - math.sqrt(11))
+    assert exact == pytest.approx(expected, abs=1e-4)
+    assert consistency_loss(student, teacher, form, normalize_size=True) <= 1e-6
+    assert consistency_loss(student, teacher, form, faithful=False) <= 1e-6
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_twice_the_map_differs_by_its_root_mean_square(form):
+    maps = torch.randn(1, 1, 1, 5, 7)
+    rms = maps.pow(2).mean().sqrt()
+    loss = consistency_loss(2 * maps, maps, form, faithful=False)
+    assert loss.item() == pytest.approx(float(rms) * (1 + 0.36) / 1.2, rel=1e-5)  # direction is the same: size alone
+
+
+def test_opposite_directions_count_two():
+    maps = torch.randn(1, 1, 1, 5, 7)
+    loss = consistency_loss(-maps, maps, "spatiotemporal", faithful=False)
+    assert loss.item() == pytest.approx(2 * (1 + 0.36) / 1.2, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_over_one_frame_the_two_forms_are_one(mode):
+    student, teacher = torch.randn(2, 5, 1, 4, 4), torch.randn(2, 5, 1, 9, 7)
+    a, b = (consistency_loss(student, teacher, form, **mode) for form in FORMS)
+    assert a == b
+
+
+def test_the_faithful_form_against_loops():
+    student, teacher = torch.randn(2, 3, 2, 4, 4), torch.randn(2, 3, 4, 8, 8)
+    errors = []
+    for b in range(2):
+        for c in range(3):
+            for t in range(2):
+                s, full = student[b, c, t], teacher[b, c, 2 * t]  # index floor(t * 4 / 2)
+                small = full[::2, ::2]  # nearest, as torch's interpolate takes it
+                size = abs(sum(s[:, w].norm() for w in range(4)) / 4 - sum(full[:, w].norm() for w in range(8)) / 8)
+                cos = [s[:, w] @ small[:, w] / (s[:, w].norm() * small[:, w].norm()) for w in range(4)]
+                errors.append(float(size + sum(1 - x for x in cos) / 4))
+    c = 0.6 * max(errors)
+    expected = sum(e if e < c else (e * e + c * c) / (2 * c) for e in errors) / len(errors)
+    assert consistency_loss(student, teacher, "per_frame").item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_reverse_huber_is_smooth_where_it_turns():
+    c = 0.6 * 5.0
+    below = torch.tensor([5.0, c - 1e-4], requires_grad=True)
+    above = torch.tensor([5.0, c + 1e-4], requires_grad=True)
+    values, slopes = [], []
+    for error in (below, above):
+        rho = reverse_huber(error)
+        values.append(rho[1].item())
+        slopes.append(torch.autograd.grad(rho[1], error)[0][1].item())
+    assert values == pytest.approx([c, c], abs=2e-4)
+    assert slopes == pytest.approx([1, 1], abs=1e-4)
+    assert reverse_huber(torch.tensor([5.0]))[0].item() == pytest.approx((25 + 9) / 6)
+    assert reverse_huber(torch.zeros(3)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("form", FORMS)
+def test_dead_channels_give_no_infinite_gradient(form, mode):
+    student = torch.zeros(2, 3, 2, 4, 4, requires_grad=True)
+    consistency_loss(student, torch.rand(2, 3, 2, 4, 4), form, **mode).backward()
+    assert torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mode", MODES)
+def test_maps_of_any_size_and_length(form, mode):
+    student, teacher = torch.randn(2, 5, 4, 7, 7, requires_grad=True), torch.randn(2, 5, 2, 4, 4)
+    loss = consistency_loss(student, teacher, form, **mode)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert student.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_order_of_the_clips_does_not_matter(form):
+    student, teacher = torch.randn(4, 5, 2, 3, 3), torch.randn(4, 5, 2, 6, 6)
+    order = torch.tensor([2, 0, 3, 1])
+    a, b = consistency_loss(student, teacher, form), consistency_loss(student[order], teacher[order], form)
+    torch.testing.assert_close(a, b)

@@ -1,0 +1,151 @@
+"""The teacher's answers on disk: what comes back, what is refused, what is not computed twice."""
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+
+import tiny_set
+from conftest import CONFIGS
+from vidkd import cache, config_file, distiller, teacher_cache, teacher_store
+from vidkd.data import index
+from vidkd.errors import ConfigError, DataError
+from vidkd.methods._base import BaseMethod
+
+KD = next(p for p in CONFIGS if p.stem == "motion_kd")
+SMALL = ("teacher.name=tiny16", "teacher.options={}", "student.name=tiny4", "student.options={}",
+         "teacher.weights=null", "data.workers=0", "data.clip.frames=8")  # fmt: skip
+CPU = torch.device("cpu")
+
+
+class Reads(BaseMethod):
+    """A method that reads these taps."""
+
+    def __init__(self, taps=(), needs_input=False):
+        torch.nn.Module.__init__(self)
+        self.taps, self.needs_input = list(taps), needs_input
+
+    def teacher_taps(self):
+        return self.taps
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tiny_set.make(tmp_path_factory.mktemp("set") / "tiny")
+
+
+@pytest.fixture
+def opened(root, tmp_path, monkeypatch):
+    """Opens the cache of a small run; also what it said and how often the teacher was asked."""
+    monkeypatch.setattr(teacher_store, "CHUNK", 10)
+
+    def opened(*methods, **section):
+        text = ", ".join(
+            f"{k}: {v}" for k, v in {"views": 2, "dtype": "fp32", "dir": tmp_path / "cache", **section}.items()
+        )
+        run = config_file.load(KD, [*SMALL, f"data.root={root}", f"teacher.cache={{{text}}}"])
+        data_set = index.read(run.data.root)
+        torch.manual_seed(0)
+        _, teacher, _ = distiller.build(run, len(data_set.classes))
+        part, said, asked = data_set.part("split1", "train"), [], []
+        teacher.register_forward_hook(lambda *_: asked.append(1))
+        found = teacher_cache.open_cache(run, data_set, part, teacher, methods, CPU, said.append)
+        return found, said, len(asked), (run, teacher, part)
+
+    return opened
+
+
+def replayed_and_live(found, run, teacher, part, needs_input=False):
+    from vidkd.data import clips
+
+    keys = [[(epoch, i) for i in (0, 7, 11)] for epoch in (0, 1, 2, 3)]
+    for batch in clips.train_loader(part, run.data, run.views(), keys, run.seed, found.addresses):
+        yield found.replay(batch), teacher(batch.seen_by("teacher"))
+
+
+def test_taps_and_logits_come_back_as_the_live_teacher_gives_them(opened):
+    found, said, _, rest = opened(Reads(["late"]))
+    for stored, live in replayed_and_live(found, *rest):
+        torch.testing.assert_close(stored.logits, live.logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(stored.taps["late"], live.taps["late"], atol=1e-5, rtol=1e-5)
+        assert stored.video is None
+    assert "logits + late of 2 views" in said[0]
+
+
+def test_the_input_is_made_anew_for_a_method_that_reads_it(opened):
+    found, *_, rest = opened(Reads(needs_input=True))
+    for stored, live in replayed_and_live(found, *rest):
+        assert torch.equal(stored.video, live.video)
+
+
+def test_what_is_there_is_not_computed_again(opened):
+    first = opened()[2]
+    again = opened()[2]
+    assert again < first  # the sample that is verified, nothing more
+    with_a_tap = opened(Reads(["early"]))[2]
+    assert with_a_tap == first
+    assert opened(taps="[early]")[2] == again
+
+
+def test_an_interrupted_build_goes_on(opened, tmp_path):
+    asked = opened()[2]
+    shards = sorted((tmp_path / "cache").glob("*/logits/*.json"))
+    assert len(shards) == 2 * 3  # views x chunks of 10 of 24 clips
+    shards[0].unlink()
+    assert opened()[2] < asked
+    assert len(sorted((tmp_path / "cache").glob("*/logits/*.json"))) == 6
+
+
+def test_one_flipped_bit_in_a_tap_is_found(opened, tmp_path):
+    opened(Reads(["late"]))
+    shard = next((tmp_path / "cache").glob("*/late/a0001_c00001.safetensors"))
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match="its checksum is wrong; delete"):
+        opened(Reads(["late"]))
+
+
+def test_another_teachers_answers_are_found(opened, tmp_path, monkeypatch):
+    opened()
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: torch.random.default_generator.manual_seed(seed + 1))
+    with pytest.raises(DataError, match="the live teacher disagrees on the logits of"):
+        opened()
+
+
+@pytest.mark.parametrize(("section", "least"), [({"dtype": "int8"}, 0.999), ({"dtype": "fp16"}, 0.999999)])
+def test_smaller_forms_stay_close_and_say_how_close(opened, section, least):
+    found, *_, rest = opened(Reads(["late"]), **section)
+    assert "smallest cosine: logits 1.0" in found.verdict
+    for stored, live in replayed_and_live(found, *rest):
+        cosine = cosine_similarity(stored.taps["late"].flatten(1), live.taps["late"].flatten(1))
+        assert float(cosine.min()) > least
+
+
+def test_pooled_taps(opened):
+    found, *_, rest = opened(Reads(["late"]), pool="[2, 1, 1]")
+    for stored, live in replayed_and_live(found, *rest):
+        expected = torch.nn.functional.adaptive_avg_pool3d(live.taps["late"], (2, 1, 1))
+        torch.testing.assert_close(stored.taps["late"], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_int8_by_hand():
+    rows = torch.tensor([[[1.27, -0.5, 0.0], [0.0, 0.0, 0.0]]])
+    stored = teacher_store.encoded(rows, "int8")
+    assert stored["rows"].tolist() == [[[127, -50, 0], [0, 0, 0]]]
+    torch.testing.assert_close(teacher_store.decoded(stored["rows"][0], stored["scale"][0]), rows[0])
+
+
+def test_a_tap_that_is_not_there(opened):
+    with pytest.raises(ConfigError, match="tiny16: no tap 'lat'; did you mean 'late'"):
+        opened(taps="[lat]")
+
+
+def test_the_command(root, tmp_path, capsys):
+    section = f"teacher.cache={{views: 1, taps: [late], dir: {tmp_path}}}"
+    words = [str(KD), *SMALL, f"data.root={root}", "teacher.allow_weak=true", section]
+    assert cache.main(words) == 0
+    assert "1 of 1 shards to build" in capsys.readouterr().out
+    assert cache.main(words) == 0
+    assert "0 of 1 shards to build" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"it has no teacher\.cache section"):
+        cache.main([str(KD)])
