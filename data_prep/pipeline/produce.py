@@ -56,7 +56,7 @@ def produce(
 
     The journal in `out` says afterwards what became of each. `settings` names all that changes the bytes of a video.
     """
-    begin(out, listing.name)
+    begin(out, listing.name if listing.form == "video" else f"{listing.name} {listing.form}")
     known = journal.done(out)
     todo = ((item, known.get(item.path)) for item in islice(listing.items(), shard[0], None, shard[1]))
     total = len(range(shard[0], listing.table.num_rows, shard[1]))

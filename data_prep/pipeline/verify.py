@@ -12,7 +12,8 @@ from tqdm import tqdm
 from data_prep.pipeline import ffmpeg, prepare
 from data_prep.pipeline.ffmpeg import FfmpegError
 from data_prep.pipeline.produce import checksum_of
-from vidkd.data import index
+from vidkd.data import container, index
+from vidkd.errors import DataError
 
 SHOWN = 20
 TIMEOUT_S = 600.0
@@ -57,11 +58,21 @@ def wrong_with(root: Path, row: dict[str, Any], depth: int) -> str:
         if depth >= 1 and checksum_of(path) != row["checksum"]:
             return "its content has changed: the checksum differs"
         if depth >= 2:
-            frames = ffmpeg.read(path, "mov", TIMEOUT_S).frames
+            frames = _decoded(path)
             if frames != row["frames"]:
                 return f"{frames} frames can be decoded instead of {row['frames']}"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    except FfmpegError as error:
+    except (FfmpegError, DataError) as error:
         return f"cannot be decoded ({error})"
     return ""
+
+
+def _decoded(path: Path) -> int:
+    """How many frames can be decoded, by decoding them."""
+    if container.inspect(path).kind != "packed":
+        return ffmpeg.read(path, "mov", TIMEOUT_S).frames
+    from vidkd.data.decode import open_video  # imports torch
+
+    with open_video(path) as video:
+        return sum(1 for _ in video.walk(range(video.frames)))

@@ -4,6 +4,7 @@ A decoder believes what it finds: a text playlist named .avi makes it open other
 memory than there is. Only regular files of known kinds within the limits below get as far as a decoder.
 """
 
+import math
 import stat
 import struct
 from collections.abc import Iterator
@@ -17,20 +18,24 @@ MAX_PIXELS = 4096 * 4096
 MAX_FRAMES = 2_000_000  # 18 hours at 30 frames a second
 MAX_MOOV_BYTES = 256 << 20
 KINDS = "MP4/MOV, Matroska/WebM, AVI, MPEG-TS, MPEG-PS, ASF/WMV, FLV and Ogg"
+PACKED_MAGIC = b"\x8avidkd1\n"
+PACKED = struct.Struct("<8s8sIIId")  # magic, form, frames, height, width, frames a second: how packed.py begins a file
+PACKED_BYTES = 64  # of which the rest is zero: pixels begin on a cache line
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """What is known before decoding; 0 where the container does not say."""
 
-    kind: str  # as ffmpeg names its demuxer: mov, matroska, avi, mpegts, mpeg, asf, flv, ogg
-    codec: str = ""  # of an MP4's first video track: avc1, hvc1, vp09, mp4v, ...
+    kind: str  # as ffmpeg names its demuxer: mov, matroska, avi, mpegts, mpeg, asf, flv, ogg; ours is "packed"
+    codec: str = ""  # of an MP4's first video track: avc1, hvc1, vp09, mp4v, ...; of packed frames: raw, jpeg
     width: int = 0  # px
     height: int = 0
     frames: int = 0
     plain: bool = (
         False  # an MP4 whose frames are stored in the order they are shown, each at its own time, and all are shown
     )
+    fps: float = 0.0
 
 
 def inspect(path: Path) -> Header:
@@ -44,7 +49,8 @@ def inspect(path: Path) -> Header:
             if not kind:
                 size = "it is empty" if not status.st_size else "its first bytes are of no video container"
                 raise DataError(f"{path}: not a video ({size}); there are readers for {KINDS}")
-            header = _mp4_header(path, file, status.st_size) if kind == "mov" else Header(kind)
+            read = {"mov": _mp4_header, "packed": _packed_header}.get(kind)
+            header = read(path, file, status.st_size) if read else Header(kind)
     except (OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -60,6 +66,8 @@ def sniff(head: bytes) -> str:
         return "mov"
     if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"AVIX"):
         return "avi"
+    if head.startswith(PACKED_MAGIC):
+        return "packed"
     starts = {b"\x1a\x45\xdf\xa3": "matroska", b"\x30\x26\xb2\x75": "asf", b"FLV\x01": "flv", b"OggS": "ogg"}
     if head[:4] in starts:
         return starts[head[:4]]
@@ -78,6 +86,25 @@ def check_size(path: Path, width: int, height: int, frames: int) -> None:
             f"{path}: {width}x{height} px, {frames} frames: the limits are {MAX_PIXELS} px a frame and "
             f"{MAX_FRAMES} frames. Make it smaller or cut it first"
         )
+
+
+def _packed_header(path: Path, file: BinaryIO, file_bytes: int) -> Header:
+    """The first bytes of what packed.py wrote, which must agree with the length of the file."""
+    try:
+        file.seek(0)
+        _, form, frames, height, width, fps = PACKED.unpack(file.read(PACKED.size))
+        form = form.rstrip(b"\0").decode("latin-1")
+        expected = PACKED_BYTES + frames * height * width * 3
+        if form == "jpeg":
+            file.seek(PACKED_BYTES + 8 * frames)
+            (expected,) = struct.unpack("<Q", file.read(8))
+    except struct.error:
+        _broken(path, "it was cut short")
+    if form not in ("raw", "jpeg") or not frames * height * width or not 0 <= fps < math.inf:
+        _broken(path, "its header is damaged")
+    if expected != file_bytes:
+        _broken(path, f"it has {file_bytes} bytes, its header asks for {expected}")
+    return Header("packed", form, width, height, frames, fps=fps)
 
 
 # MP4 is a tree of boxes: [size: 4 bytes][type: 4 bytes][content].

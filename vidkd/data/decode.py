@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from vidkd.data import container
+from vidkd.data import container, packed
 from vidkd.data.container import Header
 from vidkd.data.decoders import REMEDY, Backend, Decord, Facts, PyAV, TorchCodec, undecodable
 from vidkd.errors import ConfigError, DataError, one_of
@@ -92,9 +92,15 @@ class Video:
 
 
 def open_video(path: Path, decoder: Decoder = "auto") -> Video:
-    """Open the video file `path`; DataError, naming it and what to do, if it is none or cannot be decoded."""
+    """Open the video file `path`; DataError, naming it and what to do, if it is none or cannot be decoded.
+
+    Frames that data_prep packed have a reader of their own, whatever `decoder` says.
+    """
     path = path.absolute()  # no name can pass for a protocol or an option
-    facts = _facts(path, container.inspect(path))
+    header = container.inspect(path)
+    if header.kind == "packed":
+        return Video(path, "packed", packed.Packed(path, header))
+    facts = _facts(path, header)
     name = decoder
     if decoder == "auto":
         name = "decord" if facts.decord_is_exact and _installed("decord") else "pyav"
@@ -103,6 +109,11 @@ def open_video(path: Path, decoder: Decoder = "auto") -> Video:
     if not _installed(name):
         raise ConfigError(f"data.decoder: {name} is not installed here: pip install {name}, or choose another one")
     return Video(path, name, BACKENDS[name](path, facts))
+
+
+def pack(video: Video, target: Path, form: packed.Form) -> tuple[int, int]:
+    """Write all frames of the video into the file `target` as `form`; their (width, height)."""
+    return packed.write(target, form, video.walk(range(video.frames)), video.frames, video.fps)
 
 
 def decoder_versions() -> dict[str, str]:

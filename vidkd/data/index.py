@@ -5,7 +5,8 @@
     dataset.json                   {"name", "horizontal_flip": "keeps_labels" | "changes_labels", ...}
     provenance.json                how it was made (written by data_prep, read by people)
 
-`path` is relative to the folder. A column whose name starts with `split` holds "train", "val", "test" or nothing.
+`path` is relative to the folder: an H.264 .mp4, or its frames packed (packed.py) as .raw or .jpeg. A column whose name
+starts with `split` holds "train", "val", "test" or nothing.
 """
 
 import hashlib

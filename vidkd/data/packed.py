@@ -1,0 +1,127 @@
+"""Packed videos: all frames of one video in one file, so that a clip is read without decoding what comes before it.
+
+    64 bytes   what it is: container.PACKED
+    raw        [T, H, W, 3] uint8, RGB: mapped into memory, so all workers share the same pages
+    jpeg       T + 1 offsets of 8 bytes, then T JPEG pictures: about a tenth of raw, and each frame has to be decoded
+
+One file a video, not one for many: it is then made, checked, replaced and counted as any other prepared video.
+"""
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
+
+from vidkd.data.container import PACKED, PACKED_BYTES, PACKED_MAGIC, Header
+from vidkd.data.decoders import NOTHING
+from vidkd.errors import DataError
+
+Form = Literal["raw", "jpeg"]
+JPEG_QUALITY = 90
+
+
+class Packed:
+    """Reads a packed file. What it returns of raw frames shares memory with the file, and is copied when written to."""
+
+    errors: tuple[type[Exception], ...] = (RuntimeError, OSError, struct.error)
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path, self.header = path, header
+        self.mapped = self._map() if header.codec == "raw" else NOTHING
+
+    @property
+    def frames(self) -> int:
+        return self.header.frames
+
+    @property
+    def fps(self) -> float:
+        return self.header.fps
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        return self.header.width, self.header.height
+
+    def read(self, indices: list[int]) -> Tensor:
+        within = [i for i in indices if i < self.frames]
+        if not within:
+            return NOTHING
+        if self.header.codec == "jpeg":
+            return torch.stack([frame.permute(1, 2, 0) for frame in self.walk(within)]).permute(0, 3, 1, 2)
+        even = range(within[0], within[-1] + 1, within[1] - within[0] if len(within) > 1 else 1)
+        # Evenly spaced frames are returned where they lie: what is cropped away is then never read.
+        return self.mapped[even.start : even.stop : even.step] if list(even) == within else self.mapped[within]
+
+    def walk(self, indices: list[int]) -> Iterator[Tensor]:
+        within = (i for i in indices if i < self.frames)
+        if self.header.codec == "raw":
+            yield from (self.mapped[i] for i in within)
+            return
+        with self.path.open("rb") as file:
+            for i in within:
+                yield self._picture(file, i)
+
+    def close(self) -> None:
+        self.mapped = NOTHING
+
+    def _map(self) -> Tensor:
+        """[T, 3, H, W]. Cutting the file while it is mapped would end the process: data_prep only ever replaces it."""
+        shape = (self.frames, self.header.height, self.header.width, 3)
+        count = PACKED_BYTES + shape[0] * shape[1] * shape[2] * shape[3]
+        try:
+            whole = torch.from_file(str(self.path), shared=False, size=count, dtype=torch.uint8)  # keeps no file open
+        except RuntimeError as error:
+            raise DataError(f"{self.path}: cannot be mapped into memory ({str(error).splitlines()[0]})") from None
+        return whole[PACKED_BYTES:].view(shape).permute(0, 3, 1, 2)
+
+    def _picture(self, file: BinaryIO, i: int) -> Tensor:
+        file.seek(PACKED_BYTES + 8 * i)
+        start, end = struct.unpack("<QQ", file.read(16))
+        content = b""
+        if start < end <= os.fstat(file.fileno()).st_size:  # nor does what follows read or decode more than there is
+            file.seek(start)
+            content = file.read(end - start)
+        if _jpeg_size(content) != self.size_px:
+            raise DataError(f"{self.path}: its frame {i} is damaged; prepare the data set again")
+        picture: Any = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+        return picture
+
+
+def write(path: Path, form: Form, frames: Iterable[Tensor], count: int, fps: float) -> tuple[int, int]:
+    """Pack `count` frames [3, H, W] uint8 of one size as `form` into the file; their (width, height)."""
+    size: tuple[int, int] | None = None
+    written, offsets = 0, []
+    with path.open("wb") as file:
+        file.write(bytes(PACKED_BYTES + (8 * (count + 1) if form == "jpeg" else 0)))
+        for frame in frames:
+            height, width = frame.shape[1:]
+            if size not in (None, (width, height)):
+                raise DataError(f"{path}: its picture changes size along the way")
+            size, written = (width, height), written + 1
+            offsets.append(file.tell())
+            pixels: Any = frame.permute(1, 2, 0).contiguous() if form == "raw" else encode_jpeg(frame, JPEG_QUALITY)
+            file.write(memoryview(pixels.numpy()).cast("B"))
+        if size is None or written != count:
+            raise DataError(f"{path}: {written} frames instead of {count}")
+        if form == "jpeg":
+            offsets.append(file.tell())
+            file.seek(PACKED_BYTES)
+            file.write(struct.pack(f"<{len(offsets)}Q", *offsets))
+        file.seek(0)
+        file.write(PACKED.pack(PACKED_MAGIC, form.encode(), count, size[1], size[0], fps))
+    return size
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int]:
+    """(width, height) of a JPEG picture, from its first frame header; (0, 0) where it has none."""
+    at = 2
+    while at + 9 <= len(content) and content[at] == 0xFF:
+        if 0xC0 <= content[at + 1] <= 0xC3:
+            height, width = struct.unpack_from(">HH", content, at + 5)
+            return width, height
+        at += 2 + struct.unpack_from(">H", content, at + 2)[0]
+    return 0, 0
