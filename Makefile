@@ -35,6 +35,7 @@ lint: $(VENV)/.dev
 # The tables of docs/results.md, on the real clips of ../shared/data (hours on two cores; resumable).
 results: $(VENV)/.demo
 	$(BIN)/python -m data_prep jhmdb --root ../shared/data/jhmdb21 --out data/jhmdb21 --copy
+	$(BIN)/python -m data_prep jhmdb --root ../shared/data/jhmdb21 --out data/jhmdb21_raw --copy --frames raw
 	$(BIN)/python -m data_prep ucf101 --root ../shared/data/ucf101_6 --out data/ucf101_6 --copy
 	$(BIN)/python -m vidkd.bench configs/bench/jhmdb21.yaml
 	$(BIN)/python -m vidkd.bench configs/bench/ucf101_6.yaml
