@@ -118,6 +118,13 @@ def test_over_one_frame_the_two_forms_are_one():
         torch.testing.assert_close(loss(a, b, True), loss(a, b, False))
 
 
+def test_fewer_doublings_draw_a_smaller_picture():
+    trainee, *_ = made("doublings: 1")
+    net = trainee.methods[0].decoders["per_frame"]
+    assert net(torch.randn(1, 16, 4, 16, 16), (4, 64, 64)).shape == (1, 3, 4, 32, 32)
+    assert made()[0].methods[0].decoders["per_frame"].steps == [(1, 2, 2)] * 2
+
+
 @pytest.mark.parametrize("form", ["per_frame", "spatiotemporal", "both"])
 @pytest.mark.parametrize("target", ["clip", "teacher_shallow"])
 @pytest.mark.parametrize("faithful", ["true", "false"])
@@ -231,6 +238,7 @@ def first_frames(path):
         ("student_tap: erly", "no tap 'erly'; did you mean 'early'"),
         ("target: teacher_shallow, teacher_tap: step_logit", "no tap 'step_logit'"),
         ("width: 2", "greater than or equal to 3"),
+        ("faithful: true, doublings: 1", "goes up to the target's size"),
     ],
 )
 def test_mistakes_are_named(section, message):

@@ -1,5 +1,6 @@
 """What every method shares: almost nothing."""
 
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from torch import Tensor, nn
@@ -16,6 +17,15 @@ class MethodSection(Weighted):
 
 
 C = TypeVar("C", bound=MethodSection)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What a method compares: a tap of either network, "logits" or "input", and how the two are made to fit."""
+
+    student: str
+    teacher: str
+    by: str
 
 
 class BaseMethod(nn.Module, Generic[C]):
@@ -41,6 +51,10 @@ class BaseMethod(nn.Module, Generic[C]):
     def teacher_taps(self) -> list[str]:
         """The teacher's taps that forward reads; they are what a teacher cache must hold."""
         return []
+
+    def compares(self) -> list[Pair]:
+        """What it compares, for a person to read (`vidkd.plan`)."""
+        return [Pair("logits", "logits", "nothing: the same classes")]
 
     def learns(self, name: str, step: int) -> bool:
         """Whether the parameter `name` ("student...." or "methods.0....") is trained at `step`. A function of the

@@ -23,6 +23,12 @@ def at_frames(maps: Tensor, frames: int) -> Tensor:
     return maps[:, :, torch.arange(frames, device=maps.device) * t // frames]
 
 
+def sizes(shape: tuple[int, int, int, int]) -> str:
+    """[C, T, H, W], for a person to read."""
+    c, t, h, w = shape
+    return f"{t} x {h} x {w} x {c}"
+
+
 def projection(c_student: int, c_teacher: int) -> nn.Module:
     """From the student's channels to the teacher's, 1 x 1 x 1 without bias; nothing where they are the same."""
     return nn.Identity() if c_student == c_teacher else nn.Conv3d(c_student, c_teacher, 1, bias=False)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidkd.methods._base import BaseMethod, MethodSection
-from vidkd.methods._maps import Form, SingleForm, at_frames, forms, projection
+from vidkd.methods._base import BaseMethod, MethodSection, Pair
+from vidkd.methods._maps import Form, SingleForm, at_frames, forms, projection, sizes
 from vidkd.models.cost import map_shape
 from vidkd.taps import Tapped
 from vidkd.types import ClipBatch, View
@@ -37,11 +37,24 @@ class Config(MethodSection):
 class Method(BaseMethod[Config]):
     def __init__(self, config: Config, student: Tapped, teacher: Tapped, num_classes: int) -> None:
         super().__init__(config, student, teacher, num_classes)
-        c_student = map_shape(student, config.student_tap)[0]
-        self.project = projection(c_student, map_shape(teacher, config.teacher_tap)[0])
+        self.shapes = map_shape(student, config.student_tap), map_shape(teacher, config.teacher_tap)
+        self.project = projection(self.shapes[0][0], self.shapes[1][0])
 
     def teacher_taps(self) -> list[str]:
         return [self.config.teacher_tap]
+
+    def compares(self) -> list[Pair]:
+        (c_s, *grid_s), (c_t, *grid_t) = self.shapes
+        steps = [] if c_s == c_t else [f"the student's {c_s} channels projected to {c_t}"]
+        if grid_s != grid_t:
+            steps.append(
+                "the teacher resized (nearest)" if self.config.faithful else "the larger pooled to the smaller"
+            )
+        student, teacher = (
+            f"{tap} {sizes(shape)}"
+            for tap, shape in zip((self.config.student_tap, self.config.teacher_tap), self.shapes, strict=True)
+        )
+        return [Pair(student, teacher, ", ".join(steps) or "nothing: the same size")]
 
     def forward(self, batch: ClipBatch, student: View, teacher: View) -> dict[str, Tensor]:
         config = self.config

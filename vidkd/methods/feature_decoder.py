@@ -19,8 +19,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidkd.methods._base import BaseMethod, MethodSection
-from vidkd.methods._maps import Form, SingleForm, at_frames, forms
+from vidkd.methods._base import BaseMethod, MethodSection, Pair
+from vidkd.methods._maps import Form, SingleForm, at_frames, forms, sizes
 from vidkd.models.cost import map_shape
 from vidkd.taps import Tapped
 from vidkd.types import ClipBatch, View
@@ -28,6 +28,7 @@ from vidkd.types import ClipBatch, View
 Distance = Literal["gram_batch", "gram", "l1"]
 Upsample = Literal["subpixel", "interp"]
 Grid = tuple[int, int, int]  # t, h, w
+Shape = tuple[int, int, int, int]  # c, t, h, w
 LAST_LAYER_SCALE = 0.1  # of He's: at full scale the Gram gradient starts at 100 to 100,000 times the label loss's
 
 
@@ -40,9 +41,12 @@ class Config(MethodSection):
     distances: tuple[Distance, ...] | None = None  # summed; None: gram_batch if faithful, else gram and l1
     upsample: Upsample = "subpixel"
     width: Annotated[int, Field(ge=3)] = 6  # channels after the last doubling, where the student's do not divide
+    doublings: Annotated[int, Field(ge=0)] | None = None  # of the side, at most; None: up to the target's. Not faithful
 
     @model_validator(mode="after")
-    def _some_distance(self) -> "Config":
+    def _belongs_together(self) -> "Config":
+        if self.faithful and self.doublings is not None:
+            raise ValueError("doublings: the faithful decoder goes up to the target's size; set it to null")
         if self.distances is not None and (not self.distances or len(set(self.distances)) < len(self.distances)):
             raise ValueError(f"distances {list(self.distances)}: name at least one, and each once")
         return self
@@ -59,19 +63,18 @@ class Method(BaseMethod[Config]):
     def __init__(self, config: Config, student: Tapped, teacher: Tapped, num_classes: int) -> None:
         super().__init__(config, student, teacher, num_classes)
         self.needs_input = config.target == "clip"
-        channels, *grid = map_shape(student, config.student_tap)
-        if self.needs_input:
-            assert teacher.clip is not None
-            frames, side = teacher.clip
-            wanted = (3, frames, side, side)
-        else:
-            wanted = map_shape(teacher, config.teacher_tap)
-        self.decoders = nn.ModuleDict(
-            {form: _decoder(config, form, channels, grid, wanted) for form in forms(config.form)}
-        )
+        shape, wanted = map_shape(student, config.student_tap), _target_shape(config, teacher)
+        self.shapes = shape, wanted
+        self.decoders = nn.ModuleDict({form: _decoder(config, form, shape, wanted) for form in forms(config.form)})
 
     def teacher_taps(self) -> list[str]:
         return [] if self.needs_input else [self.config.teacher_tap]
+
+    def compares(self) -> list[Pair]:
+        target = "input" if self.needs_input else self.config.teacher_tap
+        by = f"decoders ({', '.join(self.decoders)}), {self.config.upsample}"
+        own, wanted = map(sizes, self.shapes)
+        return [Pair(f"{self.config.student_tap} {own}", f"{target} {wanted}", by)]
 
     def forward(self, batch: ClipBatch, student: View, teacher: View) -> dict[str, Tensor]:
         target = teacher.video if self.needs_input else teacher.taps[self.config.teacher_tap]
@@ -123,6 +126,8 @@ class Decoder(nn.Module):
         self.tail, self.residual, self.last = conv(channels, channels), conv(channels, channels), conv(channels, out)
         if not faithful:
             self._initialise()
+        # With 3 or 6 channels at the full side, CPU convolutions in the usual layout take seven times as long.
+        self.to(memory_format=torch.channels_last_3d)
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -134,7 +139,7 @@ class Decoder(nn.Module):
             self.last.weight *= LAST_LAYER_SCALE
 
     def forward(self, maps: Tensor, target: Grid) -> Tensor:
-        x = self.entry(maps)
+        x = self.entry(maps).contiguous(memory_format=torch.channels_last_3d)
         for step, before, after in zip(self.steps, self.before, self.after, strict=True):
             x = F.relu(before(x))
             x = F.relu(subpixel(x, step) if self.upsample == "subpixel" else _interpolated(x, step))
@@ -146,10 +151,19 @@ class Decoder(nn.Module):
         return F.relu(x) if self.faithful else x
 
 
-def _decoder(config: Config, form: SingleForm, channels: int, grid: list[int], target: tuple[int, ...]) -> Decoder:
-    out, frames, height, width = target
-    t, h, w = grid
+def _target_shape(config: Config, teacher: Tapped) -> Shape:
+    if config.target == "teacher_shallow":
+        return map_shape(teacher, config.teacher_tap)
+    assert teacher.clip is not None
+    frames, side = teacher.clip
+    return 3, frames, side, side
+
+
+def _decoder(config: Config, form: SingleForm, shape: Shape, target: Shape) -> Decoder:
+    (channels, t, h, w), (out, frames, height, width) = shape, target
     doublings = _doublings(min(height / h, width / w))
+    if config.doublings is not None:
+        doublings = min(doublings, config.doublings)
     in_time = _doublings(frames / t) if form == "spatiotemporal" else 0
     steps: list[Grid] = [
         (2 if i < in_time else 1, *((2, 2) if i < doublings else (1, 1))) for i in range(max(doublings, in_time))
