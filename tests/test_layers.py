@@ -18,7 +18,7 @@ LAYERS = [
     {"teacher_cache", "preflight", "results", "trained"},
     {"trainer"},
     {"cli", "timeline"},
-    {"train", "evaluate", "predict", "score", "bench", "report", "cache"},
+    {"train", "evaluate", "predict", "score", "bench", "report", "cache", "plan"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ROOT = Path(__file__).parent.parent / "vidkd"

@@ -156,7 +156,6 @@ def prospects(
     teaching = spent.pop("teacher")
     if teacher is not None and cache is None:
         spent["teacher"] = teaching
-    # Workers load while the rest of the step runs: only what they take longer than that is waited for.
     step = sum(spent.values())
     shares = ", ".join(f"{what} {100 * s / step:.0f} %" for what, s in sorted(spent.items(), key=lambda x: -x[1]))
     hours = _duration(step * run.train.count())

@@ -47,8 +47,8 @@ class Store:
         """Publish rows [n, ...] of float32: as they are, halved, or (taps alone) in 8 bits a channel of each clip."""
         path = self.path(name, address, chunk)
         path.parent.mkdir(parents=True, exist_ok=True)
-        dtype: Dtype = "fp16" if name == "logits" and self.dtype == "int8" else self.dtype
-        content = safetensors.torch.save(encoded(rows, dtype))
+        whole = name == "logits" and self.dtype == "int8"
+        content = safetensors.torch.save(encoded(rows, "fp16" if whole else self.dtype))
         checkpoint.write_atomic(path, content)
         proof = json.dumps({"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
         checkpoint.write_atomic(path.with_suffix(".json"), proof.encode())

@@ -165,9 +165,10 @@ def _decoder(config: Config, form: SingleForm, shape: Shape, target: Shape) -> D
     if config.doublings is not None:
         doublings = min(doublings, config.doublings)
     in_time = _doublings(frames / t) if form == "spatiotemporal" else 0
-    steps: list[Grid] = [
-        (2 if i < in_time else 1, *((2, 2) if i < doublings else (1, 1))) for i in range(max(doublings, in_time))
-    ]
+    steps: list[Grid] = []
+    for i in range(max(doublings, in_time)):
+        r = 2 if i < doublings else 1
+        steps.append((2 if i < in_time else 1, r, r))
     k_t = 1 if form == "per_frame" else 3
     return Decoder(channels, config.width, out, steps, k_t, config.upsample, config.faithful)
 

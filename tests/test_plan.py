@@ -1,0 +1,53 @@
+"""What `vidkd.plan` says before a run."""
+
+import re
+
+import pytest
+
+import tiny_set
+from conftest import CONFIGS
+from vidkd import config_file, plan
+
+FMD = next(p for p in CONFIGS if p.stem == "motion_fmd")
+SMALL = ("teacher.weights=null", "teacher.allow_weak=true", "data.workers=0", "train.batch_size=4", "train.epochs=null",
+         "train.steps=100", "optim.warmup=null", "data.clip.frames=8", "data.clip.stride=1")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tiny_set.make(tmp_path_factory.mktemp("set") / "tiny")
+
+
+def said(root, *overrides):
+    return plan.plan(config_file.load(FMD, [*SMALL, f"data.root={root}", *overrides]), 2)
+
+
+def test_sizes_adapters_and_hours(root):
+    text = said(root)
+    assert re.search(r"early \[T, H, W, C\] +8 x 16 x 16 x 8 +8 x 24 x 24 x 16\n", text)
+    assert re.search(r"GMACs a clip +0\.019 +0\.153\n", text)
+    assert re.search(
+        r"feature_consistency +late 4 x 4 x 4 x 32 +late 4 x 6 x 6 x 64 .*projected to 64.* 2,048 +0\.\d{3}\n", text
+    )
+    assert re.search(r"feature_decoder +early 8 x 16 x 16 x 8 +input 8 x 48 x 48 x 3 +decoders \(per_frame\)", text)
+    assert re.search(r"a step takes \d+\.\d\d s here \(.*teacher \d+ %.*\); 100 steps: ", text)
+    assert "with teacher.cache a step would take 0." in text
+
+
+def test_when_a_cache_pays(root, tmp_path):
+    cache = f"teacher.cache={{views: 20, dir: {tmp_path}}}"
+    text = said(root, cache)
+    assert "logits + late of 20 views of 24 clips" in text or "logits of 20 views" in text
+    assert re.search(r"as long as the live teacher in 20 epochs; this run has 17: it pays from the next run on", text)
+    assert "it pays in this run" in said(root, cache, "train.steps=1000")
+
+
+def test_a_run_without_a_teacher(root):
+    text = said(root, "teacher=null", "methods=[]")
+    assert "joined by" not in text
+    assert "teacher" not in text.partition("steps on")[2]
+
+
+def test_the_command(root, capsys):
+    assert plan.main([str(FMD), *SMALL, f"data.root={root}", "--steps", "1"]) == 0
+    assert "motion_fmd: 24 clips, 6 steps of 4 an epoch, 100 steps on" in capsys.readouterr().out
