@@ -220,6 +220,25 @@ def test_a_cached_teacher_says_what_the_live_one_says(make, tmp_path):
         train.train(make("third", plain, cache))
 
 
+def test_how_hard_each_term_pulls_is_logged_if_asked(make):
+    def logged(name, *overrides):
+        run = make(name, "data.augment.mixup_alpha=0", *overrides)
+        train.train(run)
+        lines = [json.loads(line) for line in (run.out_dir / "metrics.jsonl").read_text().splitlines()]
+        return run, [line for line in lines if "loss/total" in line]
+
+    weights_of = "methods=[{kind: logits, weights: {kd: 0.9}}]"
+    run, lines = logged("pulls", weights_of, "log.gradients=true", "train.log_every_steps=2")
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    for line in lines:
+        both = line["optim/grad_norm_student"]  # of the sum: no longer than the two together, no shorter than their gap
+        label, kd = line["grad/label"], line["grad/logits/kd"]
+        assert abs(label - kd) - 1e-5 <= both <= label + kd + 1e-5
+    plain, lines = logged("plain", weights_of)
+    assert not any(key.startswith("grad/") for line in lines for key in line)
+    same(weights(run, 6), weights(plain, 6), rtol=0, atol=0)  # looking changes nothing
+
+
 def test_layers_are_frozen_with_their_statistics(make):
     run = make("frozen", "methods=[]", "teacher=null", "optim.lr_scale={early: 0}")
     train.train(run, stop=2)

@@ -161,6 +161,7 @@ class Log(Section):
     tensorboard: bool = False
     wandb: Literal["off", "offline", "online"] = "off"
     wandb_project: str = "vidkd"
+    gradients: bool = False  # grad/<term>: how hard each weighted term pulls at the student, in the logged steps
 
 
 class Run(Section):

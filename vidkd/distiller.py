@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from vidkd import methods, models, tasks
@@ -102,7 +103,13 @@ def losses(run: Run, step: int, supervised: Terms, distilled: Terms) -> Terms:
 
     ConfigError for a weight that names no term; it lists the terms.
     """
-    total = 0.0
+    total = torch.stack([*weighted(run, step, supervised, distilled).values()]).sum()
+    return {**supervised, **distilled, "total": total}
+
+
+def weighted(run: Run, step: int, supervised: Terms, distilled: Terms) -> Terms:
+    """Every term that weighs something at `step`, times its weight. ConfigErrors as `losses`."""
+    found: Terms = {}
     sections: list[tuple[str, Weighted, Terms, str]] = [("task", run.task, supervised, "")]
     keys = method_keys([m.kind for m in run.methods])
     for i, (key, section) in enumerate(zip(keys, run.methods, strict=True)):
@@ -114,7 +121,18 @@ def losses(run: Run, step: int, supervised: Terms, distilled: Terms) -> Terms:
                 raise ConfigError(f"{where}.weights: {one_of(name, list(own), 'loss term')}")
         for name, term in own.items():
             if weight := section.weight(name, step):
-                total = total + weight * term
-    if not isinstance(total, Tensor):
+                found[prefix + name] = weight * term
+    if not found:
         raise ConfigError("every loss term has weight 0 at this step: nothing would be learned")
-    return {**supervised, **distilled, "total": total}
+    return found
+
+
+def gradient_norms(terms: Terms, module: nn.Module) -> dict[str, float]:
+    """The Euclidean norm of each term's gradient with respect to the parameters of `module`; the graph is kept."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    norms = {}
+    for name, term in terms.items():
+        gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        squares = [g.float().pow(2).sum() for g in gradients if g is not None]
+        norms[name] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    return norms

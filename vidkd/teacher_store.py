@@ -29,7 +29,8 @@ class Store:
     """The shards of one teacher, for `size` clips in `addresses` addressed augmentations each."""
 
     def __init__(self, folder: Path, dtype: Dtype, size: int, addresses: int) -> None:
-        self.folder, self.dtype, self.size, self.addresses = folder, dtype, size, addresses
+        self.folder, self.size, self.addresses = folder, size, addresses
+        self.dtype: Dtype = dtype
         self._reader: Callable[[str, int, int], tuple[Tensor, Tensor | None]] = lru_cache(OPEN_SHARDS)(self._mapped)
 
     def units(self) -> list[tuple[int, int]]:

@@ -94,7 +94,12 @@ def update(
             with accelerator.autocast():
                 seen = None if teacher is None else teach(teacher, batch)
                 student, distilled = trained.trainee(batch, seen)
-            terms = distiller.losses(run, trained.step, task.losses(batch, student), distilled)
+            supervised = task.losses(batch, student)
+            terms = distiller.losses(run, trained.step, supervised, distilled)
+            if run.log.gradients and due(trained.step + 1, run.train.log_every_steps, run.train.count()):
+                pulls = distiller.weighted(run, trained.step, supervised, distilled)
+                norms = distiller.gradient_norms(pulls, trained.unwrapped().student)
+                figures |= {f"grad/{name}": norm for name, norm in norms.items()}
             accelerator.backward(terms["total"])
             sums = {name: sums.get(name, 0.0) + term.detach().float() for name, term in terms.items()}
             if accelerator.sync_gradients:
