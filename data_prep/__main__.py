@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="NAME", required=True)
     data_sets = [f"data_prep.{path.stem}" for path in sorted(FOLDER.glob("[a-z]*.py"))]
-    for name in [*data_sets, "data_prep.pipeline.verify", "data_prep.pipeline.show"]:
+    for name in [*data_sets, *(f"data_prep.pipeline.{name}" for name in ("verify", "show", "stats"))]:
         module = import_module(name)
         text = (module.__doc__ or "").strip()
         command = commands.add_parser(

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     if args.videos < 1 or args.frames < 1:
         raise ConfigError("--videos and --frames must be 1 or more")
     data = index.read(args.folder)
-    rows = _pick(data, args.videos)
+    rows = pick(data, args.videos)
     try:
         _draw(data, rows, args.frames, args.sheet)
     except (OSError, ValueError) as error:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _pick(data: index.Index, count: int) -> list[dict[str, Any]]:
+def pick(data: index.Index, count: int) -> list[dict[str, Any]]:
     """Videos of every class in turn."""
     usable = data.table.filter(pc.equal(data.table["status"], "ok"))
     per_class = -(-count // len(data.classes))

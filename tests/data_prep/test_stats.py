@@ -1,0 +1,59 @@
+"""The page about a prepared data set: its figures, its pictures, and nothing that a browser would have to fetch."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.pipeline import stats
+from vidkd.data import index
+
+
+def test_figures_and_pictures(tmp_path, videos, data_prep):
+    (videos / "jump" / "<b>&.avi").write_text("#EXTM3U\n")
+    out = tmp_path / "out"
+    words = ["folder", "--root", videos, "--out", out, "--test-fraction", 0.3, "--allow-failures", 1]
+    assert data_prep(*words)[0] == 0
+    status, said = data_prep("stats", out, "--samples", 3)
+    assert status == 0 and "stats.html: 7 videos of videos" in said
+    page = (out / "stats.html").read_text()
+    tiles = dict(re.findall(r"<b>([^<]*)</b><span>(\w[^<]*)</span>", page))
+    # Two of 30 frames at 25/s, two of 18 at 30/s, two of 20 at 15/s: 6.3 s
+    assert {"7": "videos", "2": "classes", "136": "frames", "6 s": "of video", "1": "failed"}.items() <= tiles.items()
+    assert re.search(r"<td>split1</td><td>4</td><td>0</td><td>2</td><td>1</td>", page)  # train, val, test, none
+    assert "160 x 120" in page and "not a video" in page and "jump/&lt;b&gt;&amp;.mp4" in page and "<b>&" not in page
+    pictures = re.findall(r"data:image/jpeg;base64,([^']+)'", page)
+    assert len(pictures) == 3 * stats.FRAMES
+    first = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0]))))
+    assert first.shape == (120, 160, 3) and first.std() > 20
+    assert not re.search(r"(src|href)=(?!['\"]?data:)|url\(|@import", page)
+
+
+def test_where_it_goes(tmp_path, videos, data_prep):
+    data_prep("folder", "--root", videos, "--out", tmp_path / "out", "--frames", "jpeg")
+    assert data_prep("stats", tmp_path / "out", "--page", tmp_path / "new" / "page.html", "--samples", 0)[0] == 0
+    assert "<img" not in (tmp_path / "new" / "page.html").read_text() and not (tmp_path / "out/stats.html").exists()
+    (tmp_path / "new" / "folder").mkdir()
+    status, said = data_prep("stats", tmp_path / "out", "--page", tmp_path / "new" / "folder")
+    assert status == 2 and said.startswith("error: --page") and "Traceback" not in said
+    assert data_prep("stats", tmp_path / "out", "--samples", -1)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (119.4, "119 s"), (3600, "60 min"), (7200, "2.0 h"), (1e7, "2,777.8 h")]
+)
+def test_durations(seconds, text):
+    assert stats._duration(seconds) == text
+
+
+def test_a_set_without_a_usable_video(tmp_path, videos, data_prep):
+    for path in videos.rglob("*.*"):
+        path.write_bytes(b"")
+    data_prep("folder", "--root", videos, "--out", tmp_path / "out", "--allow-failures", 6, "--test-fraction", 0)
+    assert index.read(tmp_path / "out").table.num_rows == 6
+    status, said = data_prep("stats", tmp_path / "out", "--samples", 0)
+    assert status == 0, said
+    assert "it is empty" in (tmp_path / "out/stats.html").read_text()
