@@ -1,11 +1,12 @@
-"""What a clip costs: decoding alone, and the whole loader around it.
+"""What a clip costs: decoding alone, and the whole loader around it, on originals and in every prepared form.
 
-    python benchmarks/clip_loading.py ROOT [ROOT ...] [--clips 100] [--soak 5000]
+    python benchmarks/clip_loading.py VIDEOS --work FOLDER [--count 12] [--clips 240] [--soak 5000]
 
-Each ROOT is a prepared data set (python -m data_prep ..., or with --copy to measure originals). Rows are interleaved:
-every clip, 16 frames 2 apart at a random place, is made by all of them in turn, so a busy machine slows all alike.
-CPU ms are user + system time of this process, all threads: the mean over clips, its ratio to the first row and clips a
-second of one core. Views: teacher 112 px, student 56 px.
+VIDEOS holds originals, <class>/<video>.avi (UCF101's). Made from them in FOLDER, once: copies as Kinetics has them
+(H.264, 340x256, 10 s, x264's defaults at crf 20), and of both sets of originals each prepared form, by data_prep.
+Rows are interleaved: a clip, 16 frames 2 apart at a random place of a random video, is made by all rows in a random
+order, so a busy machine slows all alike. CPU ms are user + system time of this process: the median over clips; ratios
+are medians of the ratios of single clips. Two views: teacher 112 px, student 56 px.
 """
 
 import argparse
@@ -13,104 +14,179 @@ import os
 import random
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vidkd.config import Augment, ClipSpec, Data, RandAugment, ViewSpec
-from vidkd.data import clips, index, sampling
+from data_prep.__main__ import main as data_prep
+from data_prep.pipeline import ffmpeg, transcode
+from vidkd.config import Augment, ClipSpec, Data, ViewSpec
+from vidkd.data import clips, index, sampling, transforms
 from vidkd.data.index import Part
 from vidkd.data.loading import collate
 
 VIEWS = {"teacher": ViewSpec(size_px=112), "student": ViewSpec(size_px=56)}
 SPEC = ClipSpec(frames=16, stride=2)
-AUGMENTS = {
-    "crop and flip": Augment(),
-    "crop, flip, colour jitter": Augment(color_jitter=0.4),
-    "crop, flip, colour jitter, RandAugment": Augment(color_jitter=0.4, randaugment=RandAugment()),
-}
+PLAIN, JITTER = Augment(), Augment(color_jitter=0.4)
+FORMS = ("video", "raw", "jpeg")
+KINETICS = "-t 10 -an -vf scale=340:256 -c:v libx264 -crf 20 -threads 1 -pix_fmt yuv420p"
+BASE, BARE = "original: decord, to 112 px", ": frames"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("roots", type=Path, nargs="+")
-    parser.add_argument("--clips", type=int, default=100, help="clips of each root")
+    parser.add_argument("videos", type=Path)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=12, help="videos, of all classes")
+    parser.add_argument("--clips", type=int, default=240, help="clips of each set of originals")
     parser.add_argument(
-        "--soak", type=int, default=0, help="then as many clips more, to see memory and files stay flat"
+        "--soak", type=int, default=0, help="then so many clips more, to see memory and files stay flat"
     )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    parts = {root.name: whole(root) for root in args.roots}
-    times = {name: measure(part, args.clips) for name, part in parts.items()}
-    print(f"{args.clips} clips each; load {os.getloadavg()[0]:.1f}\n")
-    print(f"| CPU ms a clip | {' | '.join(parts)} |\n|---|{'---|' * len(parts)}")
-    for row in next(iter(times.values())):
-        cells = []
-        for columns in times.values():
-            ms = 1000 * statistics.fmean(columns[row])
-            ratio = ms / 1000 / statistics.fmean(columns["bare decord"])
-            cells.append(f"{ms:.1f} ({ratio:.2f}x, {1000 / ms:.0f}/s)")
-        print(f"| {row} | {' | '.join(cells)} |")
-    for name, part in parts.items():
-        for workers in range((os.cpu_count() or 1) + 1):
-            print(f"{name}: {throughput(part, workers):.1f} clips/s with {workers} workers")
-    if args.soak:
-        soak(next(iter(parts.values())), args.soak)
+    originals = make_originals(args.videos, args.work, args.count)
+    for name, root in originals.items():
+        parts = prepared(name, root, args.work)
+        print(f"\n{name} originals, {args.clips} clips; load {os.getloadavg()[0]:.1f}\n")
+        report(measure(parts, args.clips))
+        print()
+        for form in FORMS:
+            rates = [f"{throughput(parts[form], n):.0f} with {n}" for n in range((os.cpu_count() or 1) + 1)]
+            print(f"{form}: clips/s by the clock, two views with jitter, by workers: {', '.join(rates)}")
+            if args.soak:
+                soak(parts[form], args.soak)
 
 
-def whole(root: Path) -> Part:
-    """Every video of the data set."""
-    data_set = index.read(root)
-    return Part(root, data_set.table, index.pa.array([0] * len(data_set.table)))
+# Making what is measured.
 
 
-def settings(augment: Augment | None = None, **more: Any) -> Data:
-    return Data(root=Path("."), clip=SPEC, augment=augment or Augment(), **({"workers": 0} | more))
+def make_originals(videos: Path, work: Path, count: int) -> dict[str, Path]:
+    """{name: folder of <class>/<video>}: the XviD files themselves, and copies as Kinetics has them."""
+    found = sorted(videos.glob("*/*.avi"))
+    for path in found[:: max(len(found) // count, 1)][:count]:
+        own, copy = work / "xvid" / path.parent.name / path.name, work / "h264" / path.parent.name / f"{path.stem}.mp4"
+        for target in (own, copy):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        if not own.exists():
+            own.write_bytes(path.read_bytes())
+        if not copy.exists():
+            ffmpeg.run(["-stream_loop", "-1", "-i", str(path.absolute()), *KINETICS.split(), str(copy)], 600)
+    return {"H.264 340x256": work / "h264", "XviD 320x240": work / "xvid"}
 
 
-def measure(part: Part, n: int) -> dict[str, list[float]]:
+def prepared(name: str, root: Path, work: Path) -> dict[str, Part]:
+    """The forms that data_prep makes, and the originals as if they were one, frames counted."""
+    parts = {}
+    for form in FORMS:
+        out = work / f"{root.name}_{form}"
+        started, is_new = cpu_s(), not out.exists()
+        words = ["folder", "--root", str(root), "--out", str(out), "--test-fraction", "0", "--workers", "1"]
+        if data_prep([*words, "--frames", form]):
+            sys.exit(f"{out} could not be prepared")
+        if is_new and form == "video":
+            took = cpu_s() - started
+            print(f"{name}: prepared in {took:.1f} CPU s, {took / plain_ffmpeg_s(root, out):.2f} times a plain ffmpeg")
+        table = index.read(out).table
+        parts[form] = Part(out, table, index.pa.array([0] * table.num_rows))
+    table = parts["video"].table
+    files = [next((root / path).parent.glob(f"{Path(path).stem}.*")) for path in table["path"].to_pylist()]
+    for column, values in (("path", [str(f.absolute()) for f in files]), ("bytes", [f.stat().st_size for f in files])):
+        table = table.set_column(table.column_names.index(column), column, index.pa.array(values))
+    return {"original": Part(root, table, parts["video"].labels), **parts}
+
+
+def plain_ffmpeg_s(root: Path, out: Path) -> float:
+    """CPU seconds of ffmpeg alone for the same videos at the same settings."""
+    settings, scratch, started = transcode.Settings(), out.with_name("scratch.mp4"), cpu_s()
+    for path in root.glob("*/*"):
+        options = ffmpeg.output(scratch, settings.crf, settings.preset, transcode.TUNE)
+        scale = ["-threads", "1", "-i", str(path.absolute()), "-an", "-vf", f"scale=-2:{settings.short_side}"]
+        ffmpeg.run([*scale, *options], 600)
+    scratch.unlink()
+    return cpu_s() - started
+
+
+def cpu_s() -> float:
+    usage = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(u.ru_utime + u.ru_stime for u in usage)
+
+
+# Measuring.
+
+
+def measure(parts: dict[str, Part], n: int) -> dict[str, list[float]]:
     """Row -> CPU seconds of each clip."""
-    makers: dict[str, Callable[[int, int], object]] = {
-        "bare decord": lambda epoch, i: bare(part, epoch, i),
-    }
-    for decoder in ("auto", "pyav"):
-        data = settings(decoder=decoder)
-        makers[f"{decoder}: frames"] = lambda epoch, i, data=data: clips.read(part[i], set(plan(part, epoch, i)), data)
-        for name, augment in AUGMENTS.items():
-            source = clips.TrainClips(part, settings(augment, decoder=decoder), VIEWS, run_seed=0)
-            makers[f"{decoder}: two views, {name}"] = lambda epoch, i, s=source: collate([s.load((epoch, i))])
-    taken: dict[str, list[float]] = {name: [] for name in makers}
-    for k in range(-3, n):
-        for name, make in random.Random(k).sample(
-            list(makers.items()), len(makers)
-        ):  # none is always after the slow one
+    rows: dict[str, Callable[[int, int], object]] = {BASE: lambda e, i: bare_decord(parts["original"], e, i, 112)}
+    rows["original: bare decord"] = lambda e, i: bare_decord(parts["original"], e, i)
+    rows["video: bare decord"] = lambda e, i: bare_decord(parts["video"], e, i)
+    for name, part in parts.items():
+        rows[name + BARE] = lambda e, i, part=part: frames(part, e, i)
+        rows[f"{name}: frames to 112 px"] = lambda e, i, part=part: to_112(frames(part, e, i))
+        for words, augment in (("crop, flip", PLAIN), ("crop, flip, colour jitter", JITTER)):
+            source = clips.TrainClips(part, settings(augment), VIEWS, run_seed=0)
+            rows[f"{name}: two views, {words}"] = lambda e, i, s=source: collate([s.load((e, i))])
+    taken: dict[str, list[float]] = {name: [] for name in rows}
+    size = len(parts["original"])
+    for k in range(-3, n):  # the first few warm up
+        epoch, i = divmod(max(k, 0), size)
+        for name, make in random.Random(k).sample(list(rows.items()), len(rows)):
             started = time.process_time()
-            make(max(k, 0) // len(part), k % len(part))
-            if k >= 0:  # the first few warm up
+            make(epoch, i)
+            if k >= 0:
                 taken[name].append(time.process_time() - started)
     return taken
 
 
+def report(taken: dict[str, list[float]]) -> None:
+    def ratio(a: str, b: str) -> float:
+        return statistics.median(x / y for x, y in zip(taken[a], taken[b], strict=True))
+
+    print("| what | CPU ms a clip | clips/s per core | x decord on originals | / bare decode of the same file |")
+    print("|---|---|---|---|---|")
+    for name, seconds in taken.items():
+        ms = 1000 * statistics.median(seconds)
+        bare = f"{ratio(name, name.partition(':')[0] + BARE):.2f}"
+        print(f"| {name} | {ms:.2f} | {1000 / ms:.0f} | {ratio(BASE, name):.1f} | {bare} |")
+
+
+def settings(augment: Augment, **more: Any) -> Data:
+    return Data(root=Path("."), clip=SPEC, augment=augment, **({"workers": 0} | more))
+
+
 def plan(part: Part, epoch: int, i: int) -> list[int]:
     rng, video = clips.generator(0, epoch, i), part[i]
-    return sampling.indices(sampling.train_start(video.frames, sampling.span(SPEC), rng), SPEC, video.frames, "loop")
+    wanted = sampling.indices(sampling.train_start(video.frames, sampling.span(SPEC), rng), SPEC, video.frames, "loop")
+    return sorted(set(wanted))
 
 
-def bare(part: Part, epoch: int, i: int) -> None:
-    """decord as a short script would call it, exact on this file or not."""
+def frames(part: Part, epoch: int, i: int) -> torch.Tensor:
+    return clips.read(part[i], plan(part, epoch, i), settings(PLAIN))[0]
+
+
+def to_112(frames: torch.Tensor) -> torch.Tensor:
+    window = transforms.centre(*frames.shape[-2:])
+    return transforms.view(transforms.crop(frames, window), transforms.Drawn(window), 112)
+
+
+def bare_decord(part: Part, epoch: int, i: int, size: int = -1) -> None:
+    """decord as a short script would call it, exact on this file or not; frames as large as they are, or resized."""
     import decord  # noqa: TID251  to be compared with
 
-    decord.VideoReader(str(part[i].path), num_threads=1).get_batch(sorted(set(plan(part, epoch, i)))).asnumpy()
+    reader = decord.VideoReader(str(part[i].path), num_threads=1, width=size, height=size)
+    reader.get_batch(plan(part, epoch, i)).asnumpy()
 
 
-def throughput(part: Part, workers: int, seconds: float = 6.0) -> float:
-    """Clips a second of the whole loader with two views, by the clock."""
+def throughput(part: Part, workers: int, seconds: float = 5.0) -> float:
+    """Clips a second of the whole loader, by the clock."""
     sampler = clips.StepSampler(len(part), min(8, len(part)), 0, 0, 10**6, 0, 1)
-    batches = iter(clips.train_loader(part, settings(workers=workers), VIEWS, sampler, run_seed=0))
-    next(batches)
+    batches = iter(clips.train_loader(part, settings(JITTER, workers=workers), VIEWS, sampler, run_seed=0))
+    for _ in islice(batches, 3):  # until the workers have begun
+        pass
     started, made = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
         made += len(next(batches).label)
@@ -119,13 +195,12 @@ def throughput(part: Part, workers: int, seconds: float = 6.0) -> float:
 
 def soak(part: Part, n: int) -> None:
     """Memory and open files while `n` clips are made in this process."""
-    source = clips.TrainClips(part, settings(Augment(color_jitter=0.4)), VIEWS, run_seed=0)
+    source = clips.TrainClips(part, settings(JITTER), VIEWS, run_seed=0)
     for k in range(n + 1):
         if k % max(n // 5, 1) == 0:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            now = pages * resource.getpagesize() / 2**20
-            print(f"after {k} clips: {now:.0f} MB (peak {peak:.0f}), {len(os.listdir('/proc/self/fd'))} open files")
+            status = Path("/proc/self/status").read_text()
+            own_mb = int(status.partition("RssAnon:")[2].split()[0]) / 1024  # pages of the file cache are not ours
+            print(f"  after {k} clips: {own_mb:.0f} MB, {len(os.listdir('/proc/self/fd'))} open files", flush=True)
         source.load(divmod(k, len(part)))
 
 

@@ -58,10 +58,11 @@ def source(path: Path, kind: str) -> list[str]:
     return [*bounds, "-threads", "1", "-f", kind, "-i", f"file:{path.absolute()}", "-map", "0:V:0"]
 
 
-def output(target: Path, crf: int, preset: str) -> list[str]:
+def output(target: Path, crf: int, preset: str, tune: str = "") -> list[str]:
     """The options to write H.264 in MP4 that every decoder can enter at any frame, the same bytes each time."""
     gop = ["-g", str(GOP), "-keyint_min", str(GOP), "-sc_threshold", "0", "-bf", "0", "-flags", "+cgop+bitexact"]
     picture = ["-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", preset, "-crf", str(crf), "-threads", "1"]
+    picture += ["-tune", tune] if tune else []
     file = ["-map_metadata", "-1", "-map_chapters", "-1", "-fflags", "+bitexact", "-movflags", "+faststart"]
     return [*picture, *gop, *file, "-f", "mp4", f"file:{target.absolute()}"]
 

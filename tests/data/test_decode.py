@@ -15,6 +15,7 @@ from vidkd.data import container, decode
 from vidkd.errors import ConfigError, DataError
 
 PLAIN = {"prepared", "h264_all_intra", "vp9_webm", "vp8_webm"}  # stored in the order they are shown
+INDEXED = {"prepared", "h264_all_intra"}  # in an MP4 that says so
 NO_TIMES = {k for k, (suffix, _) in numbered.KINDS.items() if suffix not in (".mp4", ".mov", ".mkv", ".webm")}
 REFUSED = {"decord": set(numbered.KINDS) - PLAIN, "torchcodec": NO_TIMES}
 Film = Callable[[str], Path]
@@ -60,16 +61,17 @@ def test_frame_asked_is_frame_returned(film: Film, kind: str, decoder: decode.De
 @pytest.mark.parametrize("kind", numbered.KINDS)
 def test_auto_jumps_only_where_it_lands_exactly(film: Film, kind: str):
     with decode.open_video(film(kind)) as video:
-        assert video.decoder == ("decord" if kind in PLAIN else "pyav")
+        assert video.decoder == ("decord" if kind in PLAIN - INDEXED else "pyav")
         assert video.frames == numbered.FRAMES
         assert (video.width, video.height) == (128, 96)
         assert 4 < video.fps <= 25.1
 
 
-def test_auto_does_without_decord(film: Film, monkeypatch: pytest.MonkeyPatch):
+def test_auto_does_without_decord_and_with_an_old_pyav(film: Film, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decode, "pyav_reads_index", lambda: False)
+    assert decode.open_video(film("prepared")).decoder == "decord"
     monkeypatch.setattr(decode, "_installed", lambda name: name == "pyav")
-    with decode.open_video(film("prepared")) as video:
-        assert video.decoder == "pyav"
+    assert decode.open_video(film("prepared")).decoder == decode.open_video(film("vp9_webm")).decoder == "pyav"
     with pytest.raises(ConfigError, match="pip install torchcodec"):
         decode.open_video(film("prepared"), "torchcodec")
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vidkd.data import container, packed
 from vidkd.data.container import Header
-from vidkd.data.decoders import REMEDY, Backend, Decord, Facts, PyAV, TorchCodec, undecodable
+from vidkd.data.decoders import REMEDY, Backend, Decord, Facts, PyAV, TorchCodec, pyav_reads_index, undecodable
 from vidkd.errors import ConfigError, DataError, one_of
 
 Decoder = Literal["auto", "decord", "torchcodec", "pyav"]
@@ -101,9 +101,7 @@ def open_video(path: Path, decoder: Decoder = "auto") -> Video:
     if header.kind == "packed":
         return Video(path, "packed", packed.Packed(path, header))
     facts = _facts(path, header)
-    name = decoder
-    if decoder == "auto":
-        name = "decord" if facts.decord_is_exact and _installed("decord") else "pyav"
+    name = _quickest(facts) if decoder == "auto" else decoder
     if name not in BACKENDS:
         raise ConfigError(one_of(name, sorted(BACKENDS), "decoder"))
     if not _installed(name):
@@ -125,6 +123,13 @@ def decoder_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
+
+
+def _quickest(facts: Facts) -> str:
+    """The decoder for `auto`: the quickest that is exact on the file (measured: docs/performance.md)."""
+    if facts.indexed and pyav_reads_index():  # as prepared videos are
+        return "pyav"
+    return "decord" if facts.decord_is_exact and _installed("decord") else "pyav"
 
 
 @functools.cache

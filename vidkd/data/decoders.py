@@ -110,6 +110,14 @@ class Decord:
         self.reader = None
 
 
+@functools.cache
+def pyav_reads_index() -> bool:
+    """Whether PyAV can tell a container's index without reading all packets: from version 17 on."""
+    import av
+
+    return int(av.__version__.split(".")[0]) >= 17
+
+
 class PyAV:
     """PyAV on one thread. Finds frames by their times where each has its own, else counts them from the start."""
 
@@ -120,9 +128,8 @@ class PyAV:
 
         self.errors: tuple[type[Exception], ...] = (av.error.FFmpegError,)
         self.path, self.facts = path, facts
-        self.new = int(av.__version__.split(".")[0]) >= 17
         # It would start a thread for every core, for each frame; before version 17 it had none.
-        one_thread = {"threads": 1} if self.new else {}
+        one_thread = {"threads": 1} if pyav_reads_index() else {}
         self.to_rgb = functools.partial(av.video.reformatter.VideoReformatter().reformat, format="rgb24", **one_thread)
         options = {"protocol_whitelist": "file", "format_whitelist": facts.kind}
         try:
@@ -138,7 +145,7 @@ class PyAV:
     @functools.cached_property
     def times(self) -> tuple[list[int], list[int]]:
         """When frames are shown, and when key frames are, both ascending."""
-        if self.facts.indexed and self.new:
+        if self.facts.indexed and pyav_reads_index():
             packets = [(entry.timestamp, entry.is_keyframe) for entry in self.stream.index_entries]
         else:
             packets = [(p.pts, p.is_keyframe) for p in self.container.demux(self.stream) if p.size]  # not their bytes

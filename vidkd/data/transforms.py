@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torchvision.transforms.v2 import functional as F
 
 from vidkd.config import Augment
@@ -133,7 +132,10 @@ def recolored(frames: Tensor, colors: Colors, mean_gray: float) -> Tensor:
     turn = torch.tensor([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
     hue = torch.linalg.solve(YIQ, turn @ YIQ)
     saturation = colors.saturation * torch.eye(3) + (1 - colors.saturation) * LUMA.expand(3, 3)
-    matrix = colors.brightness * colors.contrast * (hue @ saturation)
-    offset = torch.full((3,), (1.0 - colors.contrast) * colors.brightness * mean_gray)
-    changed = functional.conv2d(frames.float(), matrix[:, :, None, None], offset)  # four times as fast as a matmul
-    return changed.round_().clamp_(0, 255).to(torch.uint8)
+    matrix = (colors.brightness * colors.contrast * (hue @ saturation)).tolist()
+    offset = (1.0 - colors.contrast) * colors.brightness * mean_gray
+    red, green, blue = (frames[:, c].float() for c in range(3))
+    made = torch.empty_like(frames)
+    for c, (r, g, b) in enumerate(matrix):  # channel by channel: measured, quicker than a matmul or a convolution
+        made[:, c] = (red * r).add_(green, alpha=g).add_(blue, alpha=b).add_(offset).round_().clamp_(0, 255)
+    return made
