@@ -188,7 +188,7 @@ def _maker(name: str, depth: Depth) -> Callable[..., Tapped]:
             "late": Tap("Mixed_5c", 1024),
             "step_logits": Tap("logits", num_classes),
         }
-        rgb = Input((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), min_size_px=32)  # 0..1 -> -1..1
+        rgb = Input((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), min_size_px=16)  # 0..1 -> -1..1
         return Tapped(name, I3D(num_classes, depth, stem_stride_t, dropout), taps, rgb, head="logits.conv3d")
 
     return make
