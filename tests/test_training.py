@@ -263,7 +263,7 @@ def test_mixed_precision_trains(make, precision):
         ("data.test=holdout", "no video in part 'holdout'"),
         ("data.augment.flip=0.5", "set data.augment.flip=0"),
         ("student.view.frames=16", "more than the 8 of data.clip.frames"),
-        ("train.batch_size=80", "more than the 24 training videos"),
+        ("train.batch_size=80", "more than the 24 training clips"),
         ("student.weights=/nowhere.safetensors", "/nowhere.safetensors"),
         ("student.name=mvit_v1_b", "mvit_v1_b"),
     ],

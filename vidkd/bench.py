@@ -17,9 +17,11 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 from tqdm import tqdm
 
-from vidkd import checkpoint, cli, compare, config_file, models, results
+from vidkd import checkpoint, cli, compare, config_file, distiller, models, results
+from vidkd.data import index
 from vidkd.errors import ConfigError, DataError, VidkdError
 from vidkd.section import Section
+from vidkd.tasks._base import Answers, BaseTask
 
 
 class Row(Section):
@@ -127,23 +129,24 @@ def slug(name: str) -> str:
 
 def rows_of(bench: Bench) -> list[dict[str, Any]]:
     """The table: one dict a row. DataError if two rows were not scored on the same videos."""
-    read = {row.name: _right(bench, row) for row in (*bench.first, *bench.rows)}
-    videos = read[bench.baseline][0]
-    if strangers := [name for name, (names, _) in read.items() if names != videos]:
-        raise DataError(f"{strangers[0]!r} was not scored on the videos of {bench.baseline!r}: they cannot be compared")
-    right = {name: answers for name, (_, answers) in read.items()}
-    baseline = right[bench.baseline]
+    read = {row.name: [answers_of(cell) for cell in cells(bench, (row,))] for row in (*bench.first, *bench.rows)}
+    task, reference = read[bench.baseline][0]
+    for name, seeds in read.items():
+        if any(own.primary != task.primary or answers.videos != reference.videos for own, answers in seeds):
+            raise DataError(f"{name!r} was not scored on the videos of {bench.baseline!r}: they cannot be compared")
+    figures = {name: [answers.figure for _, answers in seeds] for name, seeds in read.items()}
+    n, key = len(reference.videos), task.primary
     table = []
     for row in (*bench.first, *bench.rows):
         own = cells(bench, (row,))
         outcomes = [json.loads((cell.out / "results.json").read_text(encoding="utf-8")) for cell in own]
-        accuracy = compare.mean_interval(right[row.name])
-        line: dict[str, Any] = {"row": row.name, "seeds": len(own), "top1": accuracy.mean}
-        line |= {"top1_low": accuracy.low, "top1_high": accuracy.high}
+        value = compare.mean_interval(figures[row.name], n)
+        line: dict[str, Any] = {"row": row.name, "seeds": len(own), key: value.mean}
+        line |= {f"{key}_low": value.low, f"{key}_high": value.high, "primary": key, "title": task.title}
         if row in bench.rows and row.name != bench.baseline:
-            gain = compare.gain_interval(right[row.name], baseline)
+            gain = compare.gain_interval(figures[row.name], figures[bench.baseline], n)
             line |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
-        line |= _speed(own[0], len(outcomes[0]["student"]["confusion"]))
+        line |= _speed(own[0], len(task.classes))
         line["training_s"] = sum(r["training_s"] for r in outcomes) / len(outcomes)
         line["protocol"] = outcomes[0]["student"]["protocol"]
         table.append(line)
@@ -153,17 +156,17 @@ def rows_of(bench: Bench) -> list[dict[str, Any]]:
 def as_markdown(table: list[dict[str, Any]]) -> str:
     """For people."""
     lines = [
-        "| | top-1, mean and 95 % interval | gain over the baseline, points | seeds | input | parameters | GMACs "
-        "| clips/s | training |",
+        f"| | {table[0]['title']}, mean and 95 % interval | gain over the baseline, points | seeds | input "
+        "| parameters | GMACs | clips/s | training |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in table:
         gain = (
             f"{100 * r['gain']:+.1f} [{100 * r['gain_low']:+.1f}, {100 * r['gain_high']:+.1f}]" if "gain" in r else ""
         )
-        p = r["protocol"]
+        p, value = r["protocol"], (r[r["primary"]], r[f"{r['primary']}_low"], r[f"{r['primary']}_high"])
         lines.append(
-            f"| {r['row']} | {compare.Interval(r['top1'], r['top1_low'], r['top1_high'])} | {gain} | {r['seeds']} "
+            f"| {r['row']} | {compare.Interval(*value)} | {gain} | {r['seeds']} "
             f"| {p['frames']}x{p['size_px']}x{p['size_px']} | {r['parameters']:,} | {r['gmacs']:.3f} "
             f"| {r['clips_per_s']:.0f} | {r['training_s']:.0f} s |"
         )
@@ -177,8 +180,13 @@ def as_csv(table: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _right(bench: Bench, row: Row) -> tuple[list[str], compare.Right]:
-    return compare.read_right([cell.out / "student_predictions.csv" for cell in cells(bench, (row,))])
+def answers_of(cell: Cell) -> tuple[BaseTask, Answers]:
+    """What a cell's student answered, from its predictions file, and the task that understands it."""
+    run = config_file.load(cell.out / "config.yaml")
+    data_set = index.read(run.data.root)
+    task = distiller.build_task(run, data_set.classes)
+    columns = results.read_predictions(cell.out / "student_predictions.csv", task.text)
+    return task, task.answers(columns, data_set.part(run.data.split, run.data.test).names())
 
 
 def _speed(cell: Cell, num_classes: int) -> dict[str, Any]:

@@ -124,6 +124,14 @@ class TestViews(Section):
     crops: Literal[1, 3, 5] = 1
 
 
+class Windows(Section):
+    """Spans that slide over a whole video, the last one flush with its end. A training clip is one of those that the
+    task wants to learn from, and an epoch all of them; a test video is seen through all."""
+
+    train_step: Count  # frames (at data.fps) from one span to the next
+    test_step: Count
+
+
 class Data(Section):
     root: Path  # a prepared data set (python -m data_prep)
     split: str = "split1"
@@ -131,15 +139,24 @@ class Data(Section):
     val: str | None = None  # a part of the same split, for choosing the best checkpoint
     test: str = "test"
     seed: int = Field(default=0, ge=0)  # addresses clips and augmentation; run.seed addresses weights and order
+    fps: float | None = Field(default=None, gt=0)  # all videos are read at this rate; None: each at its own
     clip: ClipSpec
     short: Literal["loop", "hold"] = "loop"  # a video shorter than the span repeats, or stands still on its last frame
     augment: Augment = Augment()
     test_views: TestViews = TestViews()
+    windows: Windows | None = None  # None: one random span of each training video, test_views.clips of a test video
     decoder: Literal["auto", "decord", "torchcodec", "pyav"] = "auto"
     workers: int = Field(default=2, ge=0)
     timeout_s: float = Field(default=120, gt=0)  # a loader worker silent for longer is an error
     on_error: Literal["raise", "skip"] = "raise"  # an undecodable video in training
     max_bad_fraction: Probability = 0.001  # with on_error: skip, more of an epoch than this stops the run
+
+    @model_validator(mode="after")
+    def _windows_overlap(self) -> "Data":
+        span = self.clip.frames * self.clip.stride
+        if self.windows is not None and max(self.windows.train_step, self.windows.test_step) > span:
+            raise ValueError(f"windows: a step of more than the {span} frames of a clip leaves frames that none shows")
+        return self
 
 
 class Train(Span):

@@ -73,7 +73,7 @@ def build_network(section: Network, num_classes: int, frames: int) -> tuple[Tapp
 
 
 def build_task(run: Run, classes: tuple[str, ...]) -> BaseTask:
-    return tasks.load(run.task.kind).Task(run.task, classes)
+    return tasks.load(run.task.kind).Task(run.task, classes, run.data.root)
 
 
 def build_methods(run: Run, student: Tapped, teacher: Tapped | None, num_classes: int) -> list[BaseMethod]:

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from vidkd.errors import DataError
 from vidkd.taps import autocast
 from vidkd.tasks._base import BaseTask, Scored
 from vidkd.types import ClipBatch
+
+Row = tuple[int, dict[str, Tensor]]  # a position in the part; what the task keeps of its views, name -> [V, ...]
 
 
 def score(
@@ -42,7 +44,7 @@ def score(
     bar = tqdm(loader, desc=progress, unit="batch", disable=not progress or rank() > 0, leave=False, dynamic_ncols=True)
     for network in networks.values():
         network.eval()
-    mine: dict[str, list[tuple[str, int, dict[str, Tensor]]]] = {name: [] for name in networks}
+    mine: dict[str, list[Row]] = {name: [] for name in networks}
     with torch.no_grad(), autocast(device, run.train.mixed_precision):
         for batch in bar:
             for name, network in networks.items():
@@ -54,39 +56,46 @@ def _kept(
     network: nn.Module, name: str, task: BaseTask, batch: ClipBatch, device: torch.device, size: int
 ) -> dict[str, Tensor]:
     """What the task keeps of every row of the batch, at most `size` rows through the network at a time."""
-    portions = [task.keep(network(video.to(device))) for video in batch.seen_by(name).split(size)]
+    portions = []
+    for at in range(0, len(batch.clip), size):
+        extra = {key: truth[at : at + size] for key, truth in batch.extra.items()}
+        portions.append(task.keep(network(batch.seen_by(name)[at : at + size].to(device)), extra))
     return {key: torch.cat([portion[key].cpu() for portion in portions]) for key in portions[0]}
 
 
-def _rows(kept: dict[str, Tensor], batch: ClipBatch) -> Iterable[tuple[str, int, dict[str, Tensor]]]:
-    """The rows of one video lie side by side: cut them into videos."""
-    start = 0
-    while start < len(batch.clip):
-        end = start
-        while end < len(batch.clip) and batch.clip[end] == batch.clip[start]:
-            end += 1
-        yield batch.clip[start], int(batch.label[start]), {key: t[start:end] for key, t in kept.items()}
-        start = end
+def _rows(kept: dict[str, Tensor], batch: ClipBatch) -> Iterable[Row]:
+    """The views of one row of the part lie side by side: cut them apart."""
+    assert batch.address is not None
+    positions, counts = batch.address[:, 1].unique_consecutive(return_counts=True)
+    views = {key: t.split(counts.tolist()) for key, t in kept.items()}
+    for k, position in enumerate(positions.tolist()):
+        yield position, {key: pieces[k] for key, pieces in views.items()}
 
 
-def _once_each(rows: list[tuple[str, int, dict[str, Tensor]]], part: Part) -> Scored:
-    """Join what all processes scored; every video of the part once, or DataError."""
+def _once_each(rows: list[Row], part: Part) -> Scored:
+    """Join what all processes scored; every row of the part once, or DataError. Windows of a video are put together."""
     everywhere = [row for rows_of_rank in gather_objects(rows) for row in rows_of_rank]
-    by_id = {name: (label, kept) for name, label, kept in everywhere}
-    ids = part.names()
-    missing = [name for name in ids if name not in by_id]
-    if missing or len(everywhere) != len(ids):
-        twice = len(everywhere) - len(by_id)
+    by_position, names = dict(everywhere), part.names()
+    missing = [name for i, name in enumerate(names) if i not in by_position]
+    if missing or len(everywhere) != len(names):
+        twice = len(everywhere) - len(by_position)
         raise DataError(
-            f"{part.root}: scored {len(by_id)} of {len(ids)} videos, {twice} of them twice; "
+            f"{part.root}: scored {len(by_position)} of {len(names)} videos, {twice} of them twice; "
             f"missing: {', '.join(missing[:5]) or 'none'}{' ...' if len(missing) > 5 else ''}"
         )
-    label = torch.tensor([by_id[name][0] for name in ids])
-    keys = by_id[ids[0]][1].keys()
-    return Scored(ids, label, {key: torch.stack([by_id[name][1][key] for name in ids]) for key in keys})
+    of_video: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        of_video.setdefault(name, []).append(i)
+    label = torch.tensor([part[own[0]].label for own in of_video.values()])
+    kept: dict[str, Sequence[Tensor]] = {
+        key: [torch.cat([by_position[i][key] for i in own]) for own in of_video.values()] for key in by_position[0]
+    }
+    return Scored(list(of_video), label, kept)
 
 
-def protocol(run: Run, index: Index, part_name: str, who: str, scored: int, weights: str) -> dict[str, Any]:
+def protocol(
+    run: Run, index: Index, task: BaseTask, part_name: str, who: str, scored: int, weights: str
+) -> dict[str, Any]:
     """All that a figure depends on, to be written beside it."""
     network: Network | None = run.student if who == "student" else run.teacher
     assert network is not None
@@ -104,14 +113,17 @@ def protocol(run: Run, index: Index, part_name: str, who: str, scored: int, weig
         "weights_sha256": weights,
         "frames": view.frames or clip.frames,
         "span_frames": sampling.span(clip),
+        "fps": run.data.fps,
         "stride": clip.stride * clip.frames / (view.frames or clip.frames),
         "short": run.data.short,
         "size_px": view.size_px,
         "degrade": view.degrade.model_dump(mode="json"),
         "clips": run.data.test_views.clips,
         "crops": run.data.test_views.crops,
+        "windows": None if run.data.windows is None else run.data.windows.model_dump(mode="json"),
         "mixed_precision": run.teacher_precision if who == "teacher" else run.train.mixed_precision,
         "decoder": run.data.decoder,
+        **task.protocol(),
     }
 
 

@@ -267,14 +267,11 @@ def _protocol(figures: dict[str, Any], price: dict[str, Any]) -> str:
     size = f"{price['parameters']:,} parameters, {price['gmacs']:.3g} GMACs a clip"
     if not (p := figures.get("protocol")):
         return f"Not evaluated; {size}."
-    score = ""
-    if "top1" in figures:
-        low, high = figures["top1_interval"]
-        score = f"top-1 {figures['top1']:.1%} (95 % interval {low:.1%} to {high:.1%}): "
     return (
-        f"{score}{p['data_set']}, {p['split']}, {p['part']}, {p['coverage']['scored']} of {p['coverage']['expected']} "
-        f"videos; {p['frames']} x {p['stride']} frames at {p['size_px']} px, {p['clips']} x {p['crops']} views, "
-        f"{figures.get('aggregation', 'no aggregation')}; {size}."
+        f"{figures['headline']}: {p['data_set']}, {p['split']}, {p['part']}, "
+        f"{p['coverage']['scored']} of {p['coverage']['expected']} videos; "
+        f"{p['frames']} x {p['stride']} frames at {p['size_px']} px, "
+        f"{p['clips']} x {p['crops']} views, {figures.get('aggregation', 'no aggregation')}; {size}."
     )
 
 

@@ -12,29 +12,28 @@ from vidkd.errors import ConfigError, DataError
 from vidkd.export import read_card
 from vidkd.metrics import wilson_interval
 from vidkd.taps import Frozen
+from vidkd.tasks._base import BaseTask
 
 ABOVE_CHANCE = 0.05  # of the way from chance to perfect: where the interval must lie above
 
 
-def check_teacher(run: Run, teacher: Frozen, part: Part, classes: tuple[str, ...], device: torch.device) -> str:
+def check_teacher(run: Run, teacher: Frozen, part: Part, task: BaseTask, device: torch.device) -> str:
     """Score the teacher on labelled training clips through this very loader; what was found, in one sentence.
 
     ConfigError, unless teacher.allow_weak, if its accuracy is at or near chance, or if its weights were made for
     another normalisation or clip length. DataError if it answers with something that is not a number.
     """
     assert run.teacher is not None
-    complaints = _differences(run, teacher, classes)
-    num_classes = len(classes)
+    complaints = _differences(run, teacher, task.classes)
     n = min(run.teacher.preflight_clips, len(part))
     verdict = "the teacher was not scored (teacher.preflight_clips: 0)"
-    if n:
-        right = sum(int((logits.argmax(1) == label).sum()) for logits, label in _answers(run, teacher, part, n, device))
+    if n and len(answers := torch.cat(_right(run, teacher, part, task, n, device))):
+        right, n, chance = int(answers.sum()), len(answers), 1 / len(task.classes)
         low, high = wilson_interval(right, n)
         verdict = (
             f"the teacher is right on {right} of {n} training clips "
-            f"({right / n:.1%}, 95 % interval {low:.1%} to {high:.1%}; chance {1 / num_classes:.1%})"
+            f"({right / n:.1%}, 95 % interval {low:.1%} to {high:.1%}; chance {chance:.1%})"
         )
-        chance = 1 / num_classes
         if low <= chance + ABOVE_CHANCE * (1 - chance):
             complaints.append(f"{verdict}: that is at or near chance")
     if complaints and not run.teacher.allow_weak:
@@ -45,18 +44,20 @@ def check_teacher(run: Run, teacher: Frozen, part: Part, classes: tuple[str, ...
     return "; ".join([verdict, *complaints])
 
 
-def _answers(run: Run, teacher: Frozen, part: Part, n: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+def _right(run: Run, teacher: Frozen, part: Part, task: BaseTask, n: int, device: torch.device) -> list[Tensor]:
+    """What the task finds right and wrong in the teacher's answers to `n` clips, a tensor a batch."""
     positions = [int(i) for i in torch.linspace(0, len(part) - 1, n).round()]  # over all of the part, so all classes
     size = run.train.eval_batch_size or run.train.batch_size
     portions = [[(0, i) for i in positions[j : j + size]] for j in range(0, n, size)]
     views = {"teacher": run.views()["teacher"]}
-    answers = []
+    found = []
     for batch in clips.train_loader(part, run.data, views, portions, run.seed):
-        logits = teacher(batch.seen_by("teacher").to(device)).logits.float().cpu()
-        if not torch.isfinite(logits).all():
+        batch = batch.to(device)
+        view = teacher(batch.seen_by("teacher"))
+        if not torch.isfinite(view.logits).all():
             raise DataError(f"teacher {teacher.tapped.name}: its logits are not finite on {', '.join(batch.clip)}")
-        answers.append((logits, batch.label))
-    return answers
+        found.append(task.right(batch, view).cpu())
+    return found
 
 
 def _differences(run: Run, teacher: Frozen, classes: tuple[str, ...]) -> list[str]:

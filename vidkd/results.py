@@ -3,19 +3,23 @@
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.parquet
 import torch
 from torch import nn
 
 from vidkd import checkpoint, evaluation
 from vidkd.config import Run
+from vidkd.data import clips
 from vidkd.data.index import Index
 from vidkd.distributed import rank
+from vidkd.errors import DataError
 from vidkd.models import cost
 from vidkd.taps import Frozen, Tapped
 from vidkd.tasks._base import BaseTask, Scored
@@ -36,7 +40,7 @@ def evaluate(
     `training_s` is what the training took, where this evaluation ends one.
     """
     device = next(student.parameters()).device
-    part = index.part(run.data.split, part_name)
+    part = clips.part_of(index, run, task, part_name)
     networks: dict[str, nn.Module] = {"student": student}
     if teacher is not None:
         networks["teacher"] = teacher
@@ -49,7 +53,9 @@ def evaluate(
         figures = task.results(scores[who])
         results[who] = figures | {
             "headline": task.headline(figures),
-            "protocol": evaluation.protocol(run, index, part_name, who, len(scores[who].ids), checksum(network)),
+            "primary": task.primary,
+            "title": task.title,
+            "protocol": evaluation.protocol(run, index, task, part_name, who, len(scores[who].ids), checksum(network)),
             "cost": measure(network, section.view.frames or run.data.clip.frames, section.view.size_px),
         }
     if teacher is not None:
@@ -72,10 +78,30 @@ def checksum(network: Tapped) -> str:
 
 
 def write_predictions(path: Path, task: BaseTask, scored: Scored) -> None:
-    """One row a video, as the task says; CSV that spreadsheets and `vidkd.score` read."""
+    """The task's table; CSV that spreadsheets, `vidkd.score` and `read_predictions` read."""
     sink = pa.BufferOutputStream()
     pyarrow.csv.write_csv(pa.table(task.predictions(scored)), sink)
     checkpoint.write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def read_predictions(path: Path, text: Sequence[str]) -> dict[str, list[Any]]:
+    """The columns of a predictions file, .csv or .parquet. Those named in `text` stay text, also where they look like
+    numbers. DataError if it cannot be read."""
+    options = pyarrow.csv.ConvertOptions(column_types={name: pa.string() for name in text}, strings_can_be_null=False)
+    try:
+        if path.suffix == ".parquet":
+            table = pyarrow.parquet.read_table(path)
+        else:
+            parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+            table = pyarrow.csv.read_csv(path, convert_options=options, parse_options=parse)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: cannot be read as {path.suffix or 'CSV'} ({reason})") from None
+    if len(set(table.column_names)) != len(table.column_names):
+        raise DataError(f"{path}: names a column twice")
+    return table.to_pydict()
 
 
 def measure(network: Tapped, frames: int, size_px: int) -> dict[str, Any]:
@@ -111,10 +137,12 @@ def measure(network: Tapped, frames: int, size_px: int) -> dict[str, Any]:
 def one_line(figures: dict[str, Any]) -> str:
     """The protocol line: what was got, on what, how."""
     p, cost = figures["protocol"], figures["cost"]
+    slide = p.get("windows")
+    views = f"windows every {slide['test_step']} frames" if slide else f"{p['clips']}x{p['crops']} views"
     return (
         f"{figures['headline']}, {p['network']}, {p['data_set']} {p['split']} "
         f"{p['part']} {p['coverage']['scored']}/{p['coverage']['expected']} videos, "
         f"{p['frames']}x{p['stride']:g} frames "
-        f"at {p['size_px']} px, {p['clips']}x{p['crops']} views; {cost['parameters']:,} parameters, "
+        f"at {p['size_px']} px, {views}; {cost['parameters']:,} parameters, "
         f"{cost['gmacs']:.2f} GMACs, {cost['clips_per_s']:.1f} clips/s"
     )

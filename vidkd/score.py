@@ -7,15 +7,10 @@ else and by the same functions: they are those of results.json, to the last digi
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
-
-from vidkd import checkpoint, cli, tasks
+from vidkd import checkpoint, cli, results, tasks
 from vidkd.errors import ConfigError, DataError
 
 
@@ -44,28 +39,11 @@ def score(path: Path, task: str = "recognition", bootstrap: int = 0) -> dict[str
     module = tasks.load(task)
     if not hasattr(module, "rescore"):
         raise ConfigError(f"the task {task} does not score from a predictions file")
+    columns = results.read_predictions(path, module.TEXT)
     try:
-        return module.rescore(read(path, module.TEXT), bootstrap)
+        return module.rescore(columns, bootstrap)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-
-
-def read(path: Path, text: Sequence[str]) -> dict[str, list[Any]]:
-    """The columns of a predictions file. Those named in `text` stay text, also where they look like numbers."""
-    options = pyarrow.csv.ConvertOptions(column_types={name: pa.string() for name in text}, strings_can_be_null=False)
-    try:
-        if path.suffix == ".parquet":
-            table = pyarrow.parquet.read_table(path)
-        else:
-            parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
-            table = pyarrow.csv.read_csv(path, convert_options=options, parse_options=parse)
-    except FileNotFoundError:
-        raise DataError("no such file") from None
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read as {path.suffix or 'CSV'} ({str(error).splitlines()[0]})") from None
-    if len(set(table.column_names)) != len(table.column_names):
-        raise DataError("names a column twice")
-    return table.to_pydict()
 
 
 def lines(figures: dict[str, Any]) -> list[str]:

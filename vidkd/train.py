@@ -59,22 +59,22 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     trained.check_processes(run, accelerator)
     data_set = index.read(run.data.root)
     clips.check(data_set, run)
-    part = data_set.part(run.data.split, run.data.train)
-    data_set.part(run.data.split, run.data.test)  # that it exists is known before the training, not after
-    val = data_set.part(run.data.split, run.data.val) if run.data.val else None
+    task = distiller.build_task(run, data_set.classes)
+    part = clips.part_of(data_set, run, task, run.data.train, training=True)
+    clips.part_of(data_set, run, task, run.data.test)  # that it can be scored is known before the training, not after
+    val = clips.part_of(data_set, run, task, run.data.val) if run.data.val else None
     if len(part) < run.train.batch_size:
-        raise ConfigError(f"train.batch_size {run.train.batch_size} is more than the {len(part)} training videos")
+        raise ConfigError(f"train.batch_size {run.train.batch_size} is more than the {len(part)} training clips")
     run = in_steps(run, len(part) // run.train.batch_size)
 
     lock = run_dir.claim(run, resume) if accelerator.is_main_process else None
     if accelerator.is_main_process:
-        run_dir.same_inputs(run.out_dir, inputs(run, data_set))
+        run_dir.same_inputs(run.out_dir, inputs(run, data_set) | task.protocol())
     distributed.barrier()
     if (done := run_dir.finished(run.out_dir)) and stop is None:
         return done
     torch.manual_seed(run.seed)
     trainee, teacher, accounts = distiller.build(run, len(data_set.classes))
-    task = distiller.build_task(run, data_set.classes)
     log = Log(run, run.out_dir, accelerator.is_main_process)
     if accelerator.device.type == "cpu" and run.train.mixed_precision != "no":
         log.say(
@@ -86,7 +86,7 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     guide: Any = teacher
     if teacher is not None:
         teacher.to(accelerator.device)
-        log.say(preflight.check_teacher(run, teacher, part, data_set.classes, accelerator.device))
+        log.say(preflight.check_teacher(run, teacher, part, task, accelerator.device))
         if run.teacher and run.teacher.cache:
             teacher_cache.check(run)
             guide = teacher_cache.open_cache(

@@ -4,10 +4,59 @@ Shape letters, the same in every file:
     B clips   C channels   T frames   H height   W width   K classes   V test views
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Actions in videos, or detections of them, as columns of one length; times in seconds from the video's start."""
+
+    video: NDArray[np.object_]  # names
+    start_s: NDArray[np.float64]
+    end_s: NDArray[np.float64]
+    label: NDArray[np.object_]  # class names
+    score: NDArray[np.float64] | None = None  # the higher the surer; None for annotations
+
+    def __post_init__(self) -> None:
+        columns = [self.video, self.start_s, self.end_s, self.label, *([] if self.score is None else [self.score])]
+        if len({len(column) for column in columns}) != 1:
+            raise ValueError(f"columns of {[len(column) for column in columns]} rows; they must be as long as each other")
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def where(self, rows: NDArray[np.bool_]) -> "Segments":
+        """The rows for which `rows` is true."""
+        score = None if self.score is None else self.score[rows]
+        return Segments(self.video[rows], self.start_s[rows], self.end_s[rows], self.label[rows], score)
+
+    @staticmethod
+    def of(rows: Iterable[tuple[Any, ...]], scored: bool = False) -> "Segments":
+        """From (video, start_s, end_s, label) tuples, with a score behind where `scored`."""
+        columns = list(zip(*rows, strict=True)) or [()] * (5 if scored else 4)
+        kinds = (object, np.float64, np.float64, object, np.float64)
+        return Segments(*(np.array(column, kind) for column, kind in zip(columns, kinds, strict=False)))
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What one clip shows: which moments of which video, and which window of the picture. A task cuts its own truth
+    (segments, maps) to it."""
+
+    video: str  # its name in the index
+    start_s: float  # the span of time it covers; a video shorter than a clip ends before end_s
+    end_s: float
+    duration_s: float  # of the video
+    frames: tuple[int, ...] = ()  # of the source, those that are shown
+    window: tuple[int, int, int, int] | None = None  # top, left, height, width in source pixels
+    flip: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +70,7 @@ class ClipBatch:
     address: Tensor | None = (
         None  # [B, 2] int64, (address epoch, position in the part): what a teacher cache is keyed by
     )
-    extra: dict[str, Tensor] = field(default_factory=dict)  # what a task adds: "saliency": [B, T, H, W] in 0..1
+    extra: dict[str, Tensor] = field(default_factory=dict)  # a task's own truth, [B, ...]: BaseTask.truth
 
     def __post_init__(self) -> None:
         for name, video in self.views.items():

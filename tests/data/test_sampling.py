@@ -14,6 +14,22 @@ def test_span_counts_both_ends():
     assert sampling.span(ClipSpec(frames=1, stride=8)) == 1
 
 
+@pytest.mark.parametrize(
+    ("frames", "fps", "rate", "expected"),
+    [
+        (9, 30.0, 10.0, [2, 5, 8]),  # of each tenth of a second the last frame
+        (10, 30.0, 10.0, [2, 5, 8]),
+        (6, 25.0, 10.0, [2, 4]),
+        (8, 25.0, 10.0, [2, 4, 7]),
+        (4, 5.0, 10.0, [0, 0, 1, 1, 2, 2, 3, 3]),  # slower than the rate: frames come twice
+        (1, 30.0, 10.0, [0]),
+        (3, 30.0, None, [0, 1, 2]),
+    ],
+)
+def test_reading_at_a_rate(frames, fps, rate, expected):
+    assert list(sampling.at_rate(frames, fps, rate)) == expected
+
+
 def test_train_starts_are_uniform_and_inside():
     rng = torch.Generator().manual_seed(0)
     starts = [sampling.train_start(14, 10, rng) for _ in range(2000)]

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -135,7 +136,7 @@ class TestResults:
             task_of().results(random_scored())
 
     def test_keep(self):
-        kept = task_of().keep(View(torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True), {}))["logits"]
+        kept = task_of().keep(View(torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True), {}), {})["logits"]
         assert (kept.dtype, kept.requires_grad, tuple(kept.shape)) == (torch.float32, False, (2, 3))
 
     def test_agreement(self):
@@ -207,3 +208,24 @@ class TestPredictions:
             score.score(tmp_path / "p.csv")
         with pytest.raises(ConfigError, match="no task 'cooking'"):
             score.score(tmp_path / "p.csv", "cooking")
+
+
+class TestAnswers:
+    def test_the_figure_of_any_videos(self):
+        columns = {"video": ["u", "v", "w"], "label": ["001", "nan", "a"], "prediction": ["1", "nan", "a"]}
+        answers = task_of().answers(columns, [])
+        assert answers.videos == ["u", "v", "w"]
+        assert answers.figure(np.array([0, 1, 2])) == pytest.approx(2 / 3)
+        assert answers.figure(np.array([0, 0, 1, 1])) == 0.5
+
+    def test_it_is_top1_of_the_predictions_file(self, tmp_path):
+        task, s = task_of(AWKWARD), random_scored()
+        results.write_predictions(tmp_path / "p.csv", task, s)
+        answers = task.answers(results.read_predictions(tmp_path / "p.csv", task.text), [])
+        assert answers.figure(np.arange(len(s.ids))) == pytest.approx(task.results(s)["top1"])
+        assert answers.videos == s.ids
+
+    def test_videos_with_other_numbers_of_views_are_not_averaged(self):
+        ragged = Scored(["u", "v"], torch.tensor([0, 1]), {"logits": [torch.zeros(2, 7), torch.zeros(3, 7)]})
+        with pytest.raises(DataError, match=r"data\.windows=null"):
+            task_of(AWKWARD).results(ragged)

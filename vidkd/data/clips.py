@@ -5,7 +5,8 @@ Nothing is consumed: workers, ranks, interruptions and what was seen before chan
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from vidkd.data.degrade import degrade
 from vidkd.data.index import Clip, Index, Part
 from vidkd.data.loading import Bad, Item, Key, Loader
 from vidkd.errors import ConfigError, DataError
+from vidkd.tasks._base import BaseTask
+from vidkd.types import Shown
 
 MAX_BYTES_AT_ONCE = 256 << 20  # of decoded frames, in a test video with many views
 REPLACEMENTS = 10  # tried for one unreadable video, before it is an error after all
@@ -113,7 +116,7 @@ class TrainClips:
         data, video = self.data, self.part[i]
         address = (epoch % self.addresses if self.addresses else epoch, i)
         rng = generator(data.seed, *address)
-        indices = self.span(video, rng)
+        indices, shown = self.span(video, rng)
         wanted = {name: sampling.subsample(indices, view.frames or len(indices)) for name, view in self.views.items()}
         frames, place = read(video, {i for indices in wanted.values() for i in indices}, data)
         drawn = transforms.draw(data.augment, frames.shape[2], frames.shape[3], rng)
@@ -125,12 +128,14 @@ class TrainClips:
             seen = transforms.view(_take(cropped, [place[j] for j in wanted[name]]), drawn, view.size_px, gray)
             seen = degrade(seen, view.degrade, generator(*seed, _number(name)))
             made[name] = seen.transpose(0, 1)[None]
-        return Item(made, video.label, video.name, address)
+        truth = said(self.part, [replace(shown, window=drawn.window, flip=drawn.flip)])
+        return Item(made, video.label, video.name, address, extra=truth)
 
-    def span(self, video: Clip, rng: torch.Generator) -> list[int]:
-        """The source frames of a random clip of the video."""
-        start = sampling.train_start(video.frames, sampling.span(self.data.clip), rng)
-        return sampling.indices(start, self.data.clip, video.frames, self.data.short)
+    def span(self, video: Clip, rng: torch.Generator) -> tuple[list[int], Shown]:
+        """The source frames of a clip of the video: of the row's own span, or of a random one."""
+        readable = sampling.at_rate(video.frames, video.fps, self.data.fps)
+        start = sampling.train_start(len(readable), sampling.span(self.data.clip), rng)
+        return shot(video, readable, start if video.start is None else video.start, self.data)
 
     def _replacement(self, epoch: int, i: int, reason: str) -> Item:
         """A clip of another video: which one is addressed too."""
@@ -144,7 +149,7 @@ class TrainClips:
             except DataError:
                 continue
             bad = Bad(epoch, self.part[i].name, reason, used=item.name)
-            return Item(item.views, item.label, item.name, item.address, bad)
+            return replace(item, bad=bad)
         raise DataError(f"{reason}\nand {REPLACEMENTS} videos tried in its place could not be read either")
 
 
@@ -159,24 +164,62 @@ class TestClips:
     def load(self, key: Key) -> Item:
         """DataError if the video is unreadable."""
         data, spec, video = self.data, self.data.clip, self.part[key[1]]
-        starts = sampling.test_starts(video.frames, sampling.span(spec), data.test_views.clips)
-        spans = [sampling.indices(start, spec, video.frames, data.short) for start in starts]
-        needed = {i for span in spans for i in span}
+        readable = sampling.at_rate(video.frames, video.fps, data.fps)
+        starts = sampling.test_starts(len(readable), sampling.span(spec), data.test_views.clips)
+        shots = [shot(video, readable, start, data) for start in (starts if video.start is None else [video.start])]
+        needed = {i for span, _ in shots for i in span}
+        seen_by_all: list[Shown] = []
         made: dict[str, list[Tensor]] = {name: [] for name in self.views}
         together = len(needed) * 3 * video.width * video.height <= MAX_BYTES_AT_ONCE
         frames, place = read(video, needed, data) if together else (torch.empty(0), {})
-        for k, span in enumerate(spans):
+        for k, (span, shown) in enumerate(shots):
             if not together:
                 frames, place = read(video, set(span), data)
             windows = transforms.test_windows(frames.shape[2], frames.shape[3], data.test_views.crops)
             for j, window in enumerate(windows):
                 drawn, cropped = transforms.Drawn(window), transforms.crop(frames, window)
+                seen_by_all.append(replace(shown, window=window))
                 for name, view in self.views.items():
                     wanted = [place[i] for i in sampling.subsample(span, view.frames or spec.frames)]
                     seen = transforms.view(_take(cropped, wanted), drawn, view.size_px)
                     rng = generator(data.seed, key[1], k, j, _number(name))
                     made[name].append(degrade(seen, view.degrade, rng).transpose(0, 1))
-        return Item({name: torch.stack(v) for name, v in made.items()}, video.label, video.name, key)
+        views = {name: torch.stack(v) for name, v in made.items()}
+        return Item(views, video.label, video.name, key, extra=said(self.part, seen_by_all))
+
+
+def shot(video: Clip, readable: Sequence[int], start: int, data: Data) -> tuple[list[int], Shown]:
+    """The source frames of the span that begins at frame `start` of the `readable` ones, and what it shows."""
+    spec, fps = data.clip, data.fps or video.fps
+    indices = [readable[i] for i in sampling.indices(start, spec, len(readable), data.short)]
+    end_s = (start + spec.frames * spec.stride) / fps
+    return indices, Shown(video.name, start / fps, end_s, video.frames / video.fps, tuple(indices))
+
+
+def said(part: Part, shown: list[Shown]) -> dict[str, Tensor]:
+    """The task's truth of the views of one video, stacked: name -> [V, ...]."""
+    truth = [part.truth(view) for view in shown] if part.truth else [{}]
+    return {name: torch.stack([t[name] for t in truth]) for name in truth[0]}
+
+
+def part_of(index: Index, run: Run, task: BaseTask, name: str, *, training: bool = False) -> Part:
+    """The part `name` of the run's split as its task needs it: with the task's truth, one row a span where the run has
+    windows. DataError if the task cannot learn from its videos, or wants no span of any."""
+    part = index.part(run.data.split, name)
+    task.check(part.names(), part.labels.to_pylist())
+    part.truth = task.truth
+    if run.data.windows is None:
+        return part
+    spec, step = run.data.clip, run.data.windows.train_step if training else run.data.windows.test_step
+    wanted: list[list[int]] = []
+    for i in range(len(part)):
+        video = part[i]
+        readable = sampling.at_rate(video.frames, video.fps, run.data.fps)
+        starts = sampling.window_starts(len(readable), spec.frames * spec.stride, step)
+        wanted.append([s for s in starts if not training or task.wants(shot(video, readable, s, run.data)[1])])
+    if not any(wanted):
+        raise DataError(f"{index.root}: the task {run.task.kind} finds nothing to learn from in any span of {name!r}")
+    return part.spread(wanted)
 
 
 def read(video: Clip, indices: Iterable[int], data: Data) -> tuple[Tensor, dict[int, int]]:

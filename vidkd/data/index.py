@@ -11,6 +11,7 @@ starts with `split` holds "train", "val", "test" or nothing.
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +21,10 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
+from torch import Tensor
 
 from vidkd.errors import DataError, one_of
+from vidkd.types import Shown
 
 pc: Any = pyarrow.compute  # its functions are made at import time, where no type checker sees them
 
@@ -33,7 +36,7 @@ SCHEMA = {
     "fps": pa.float64(),
     "width": pa.int32(),  # px
     "height": pa.int32(),
-    "label": pa.string(),  # a line of classes.txt
+    "label": pa.string(),  # a line of classes.txt; empty where a video as a whole has none
     "group": pa.string(),  # videos cut from one source share it; held-out parts keep groups whole
     "status": pa.string(),  # "ok", "truncated", "unreadable", "refused"
     "reason": pa.string(),  # why not ok
@@ -54,13 +57,23 @@ class Clip:
     height: int
     bytes: int
     checksum: str
+    start: int | None = None  # the first frame of the one span that this row stands for; None: the whole video
+
+
+Truth = Callable[[Shown], dict[str, Tensor]]
 
 
 class Part:
-    """The videos of one part of one split, addressed 0..N-1 in the order of the index, kept as columns."""
+    """The videos of one part of one split, addressed 0..N-1 in the order of the index, kept as columns.
 
-    def __init__(self, root: Path, table: pa.Table, labels: pa.Array) -> None:
+    `truth` is what a task has to say of a clip beside its label. After `spread`, a row is one span of a video.
+    """
+
+    def __init__(
+        self, root: Path, table: pa.Table, labels: pa.Array, truth: Truth | None = None, starts: list[int] | None = None
+    ) -> None:
         self.root, self.table, self.labels = root, table, labels
+        self.truth, self.starts = truth, starts
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -71,7 +84,15 @@ class Part:
             for name in ("path", "frames", "fps", "width", "height", "bytes", "checksum")
         }
         path = row.pop("path")
-        return Clip(name=str(Path(path).with_suffix("")), path=self.root / path, label=self.labels[i].as_py(), **row)
+        start = None if self.starts is None else self.starts[i]
+        name = str(Path(path).with_suffix(""))
+        return Clip(name=name, path=self.root / path, label=self.labels[i].as_py(), **row, start=start)
+
+    def spread(self, starts: list[list[int]]) -> "Part":
+        """One row a span: video i once for each of starts[i], side by side."""
+        rows = pa.array([i for i, own in enumerate(starts) for _ in own], pa.int64())
+        flat = [start for own in starts for start in own]
+        return Part(self.root, self.table.take(rows), self.labels.take(rows), self.truth, flat)
 
     def names(self) -> list[str]:
         return [str(Path(path).with_suffix("")) for path in self.table["path"].to_pylist()]
@@ -126,7 +147,7 @@ class Index:
                 f"the first is {first['path']!r}: {first['status']}, {first['reason']}. "
                 "Mend or remove them, and prepare the data set again"
             )
-        labels = pc.index_in(rows["label"].combine_chunks(), value_set=pa.array(self.classes))
+        labels = pc.index_in(rows["label"].combine_chunks(), value_set=pa.array(self.classes)).fill_null(-1)
         return Part(self.root, rows, labels)
 
 
@@ -141,7 +162,7 @@ def read(root: Path) -> Index:
     table = _read_table(root)
     if not table.num_rows:
         raise DataError(f"{root}: the index has no rows; prepare the data set again")
-    if foreign := set(pc.unique(table["label"]).to_pylist()) - set(classes):
+    if foreign := set(pc.unique(table["label"]).to_pylist()) - {*classes, ""}:
         name = sorted(map(str, foreign))[0]
         raise DataError(
             f"{root}: {len(foreign)} label(s) are not in classes.txt: {one_of(name, list(classes)[:50], 'class')}"

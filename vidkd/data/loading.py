@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.sharedctypes import RawArray
 from typing import Any, Protocol
 
@@ -42,6 +42,7 @@ class Item:
     name: str
     address: Key  # (address epoch, position in the part)
     bad: Bad | None = None  # the video that should have been here
+    extra: dict[str, Tensor] = field(default_factory=dict)  # the task's truth of each view: name -> [V, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,7 @@ def collate(items: list[Item | Bad]) -> Loaded:
         label=torch.tensor([item.label for item in rows]),
         clip=tuple(item.name for item in rows),
         address=torch.tensor([item.address for item in rows]),
+        extra={name: torch.cat([item.extra[name] for item in good]) for name in good[0].extra},
     )
     return Loaded(batch, tuple(item.bad for item in good if item.bad is not None))
 

@@ -3,6 +3,7 @@
 A clip is `frames` source frames, `stride` apart; its span, (frames - 1) * stride + 1 source frames, is what it covers.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,10 +11,22 @@ import torch
 
 from vidkd.config import ClipSpec
 
+ROUNDING = 1e-6  # of a frame: 29.97 is not a binary number
+
 
 def span(clip: ClipSpec) -> int:
     """Source frames from the first to the last frame of a clip, both counted."""
     return (clip.frames - 1) * clip.stride + 1
+
+
+def at_rate(video_frames: int, fps: float, rate: float | None) -> Sequence[int]:
+    """The source frames of a video read at `rate` frames a second: of each 1 / rate seconds the last frame that begins
+    in them; floor(video_frames * rate / fps) in all, at least one. All frames where `rate` is None."""
+    if rate is None:
+        return range(video_frames)
+    step = fps / rate
+    count = max(1, math.floor(video_frames / step + ROUNDING))
+    return [min(math.ceil((k + 1) * step - ROUNDING) - 1, video_frames - 1) for k in range(count)]
 
 
 def train_start(video_frames: int, span: int, rng: torch.Generator) -> int:

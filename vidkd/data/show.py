@@ -76,7 +76,7 @@ def draw(data_set: Index, part: Part, data: Data, views: dict[str, ViewSpec], n:
     axes = figure.subplots(rows, columns, squeeze=False)
     for row, i in enumerate(positions):
         video, item = part[i], source.load((epoch, i))
-        indices = source.span(video, clips.generator(data.seed, epoch, i))  # its first draw, as in the clip
+        indices, _ = source.span(video, clips.generator(data.seed, epoch, i))  # its first draw, as in the clip
         for below, (name, frames) in enumerate(item.views.items()):
             line = axes[row * len(views) + below]
             kept = sampling.subsample(range(columns), frames.shape[2])

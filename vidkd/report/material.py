@@ -62,11 +62,29 @@ class Row:
 
     name: str
     role: Role
-    line: dict[str, Any]  # top1, top1_low, top1_high, gain..., parameters, gmacs, clips_per_s, training_s, protocol
+    line: dict[str, Any]  # the primary figure, its _low and _high, gain..., parameters, gmacs, clips_per_s, protocol
     cells: tuple[Cell, ...]
     config: str  # the path of its configuration
     set: dict[str, Any]  # overrides of it
     out: str = ""  # where its cells were written; the folder may have been moved since
+
+    @property
+    def primary(self) -> str:
+        """The key of the figure that heads the table."""
+        return self.line.get("primary", "top1")
+
+    @property
+    def title(self) -> str:
+        return self.line.get("title", "top-1")
+
+    @property
+    def value(self) -> Any:
+        """The figure itself, in 0..1; None where the row is not finished."""
+        return self.line.get(self.primary)
+
+    @property
+    def interval(self) -> tuple[Any, Any]:
+        return self.line.get(f"{self.primary}_low"), self.line.get(f"{self.primary}_high")
 
 
 @dataclass(frozen=True)
@@ -88,7 +106,7 @@ class Material:
         """The row with the highest gain, distilled ones before others; the baseline where it is the only row."""
         others = [row for row in self.rows if row is not self.baseline]
         distilled = [row for row in others if row.role == "distilled"]
-        return max(distilled or others or self.rows, key=lambda row: row.line.get("top1", 0.0))
+        return max(distilled or others or self.rows, key=lambda row: row.value or 0.0)
 
     @cached_property
     def teacher(self) -> dict[str, Any] | None:
@@ -158,8 +176,9 @@ def _run(folder: Path) -> Material:
 
 def _line_of(figures: dict[str, Any]) -> dict[str, Any]:
     """One network's figures as a line of the table."""
-    low, high = figures.get("top1_interval", (None, None))
-    line = {"seeds": 1, "top1": figures.get("top1"), "top1_low": low, "top1_high": high}
+    key, title = figures.get("primary", "top1"), figures.get("title", "top-1")
+    low, high = figures.get(f"{key}_interval", (None, None))
+    line = {"seeds": 1, key: figures.get(key), f"{key}_low": low, f"{key}_high": high, "primary": key, "title": title}
     return line | figures.get("cost", {}) | {"protocol": figures.get("protocol", {})}
 
 

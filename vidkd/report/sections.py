@@ -15,32 +15,38 @@ MOST_CONFUSION = 120  # classes, before the matrix is only its largest cells
 
 def headline(m: Material) -> str:
     """What was gained, in a sentence and in four numbers."""
-    line = m.best.line
-    if line.get("top1") is None:
+    line, title, value = m.best.line, m.best.title, m.best.value
+    if value is None:
         return f'<p class="headline">{esc(_unfinished(m))}</p>'
     said, tiles = "", []
     if m.baseline is not None and "gain" in line:
-        base = m.baseline.line["top1"]
+        base = m.baseline.value
         said += _gained(m, base)
-        tiles += [(f"{base:.1%}", f"{m.baseline.name}, top-1"), (f"{line['top1']:.1%}", f"{m.best.name}, top-1")]
+        tiles += [(f"{base:.1%}", f"{m.baseline.name}, {title}"), (f"{value:.1%}", f"{m.best.name}, {title}")]
         tiles.append((f"{100 * line['gain']:+.1f}", f"points gained, 95 % interval {points(line)}"))
     else:
-        said += f"{m.best.name}: top-1 {line['top1']:.1%} (95 % interval {share(line['top1_low'], line['top1_high'])})."
-        tiles.append((f"{line['top1']:.1%}", f"{m.best.name}, top-1"))
+        said += f"{m.best.name}: {title} {value:.1%} (95 % interval {share(*m.best.interval)})."
+        tiles.append((f"{value:.1%}", f"{m.best.name}, {title}"))
     if m.teacher is not None:
-        said += f" The teacher, {m.teacher['top1']:.1%}, " + cheaper(m.teacher["cost"], line)
+        taught = m.teacher[m.best.primary]
+        said += f" The teacher, {taught:.1%}, " + cheaper(m.teacher["cost"], line)
         fewer, less = (m.teacher["cost"][key] / line[key] for key in ("parameters", "gmacs"))
-        tiles.append((f"{m.teacher['top1']:.1%}", "the teacher, top-1"))
+        tiles.append((f"{taught:.1%}", f"the teacher, {title}"))
         if min(fewer, less) > 1:
             tiles.append((f"{times(fewer)} ×", f"fewer parameters than the teacher, and {times(less)} × fewer GMACs"))
     boxes = "".join(f'<div class="tile"><b>{esc(a)}</b><span>{esc(b)}</span></div>' for a, b in tiles)
     return f'<p class="headline">{esc(said)}</p><div class="tiles">{boxes}</div>'
 
 
+def _capital(title: str) -> str:
+    """The title as a sentence begins; mAP stays mAP."""
+    return title[0].upper() + title[1:] if title[1:].islower() or "-" in title else title
+
+
 def _unfinished(m: Material) -> str:
     logged = max((x["step"] for cell in m.best.cells for x in cell.metrics), default=0)
     if any(cell.results for cell in m.best.cells):
-        return "Its task has no top-1 accuracy."
+        return "Its results hold no figure to head this page."
     return f"This run is not finished: {logged} steps are logged. The figures come when it is."
 
 
@@ -50,7 +56,7 @@ def _gained(m: Material, base: float) -> str:
     word = "gain" if line["gain"] >= 0 else "loss"
     how = "Distillation" if m.best.role == "distilled" else f"“{m.best.name}”"
     said = (
-        f"{how} {moved} the student from {base:.1%} to {line['top1']:.1%} top-1: a {word} of "
+        f"{how} {moved} the student from {base:.1%} to {m.best.value:.1%} {m.best.title}: a {word} of "
         f"{abs(100 * line['gain']):.1f} points (95 % interval {points(line)}, over seeds and videos)."
     )
     if line["gain_low"] <= 0 <= line["gain_high"]:
@@ -68,10 +74,20 @@ def cheaper(teacher: dict[str, Any], student: dict[str, Any]) -> str:
 
 def table(m: Material) -> str:
     """One line a row; on a phone, one card."""
-    heads = ("", "top-1, 95 % interval", "gain, points", "parameters", "GMACs", "clips/s", "training", "seeds", "input")
+    heads = (
+        "",
+        f"{m.best.title}, 95 % interval",
+        "gain, points",
+        "parameters",
+        "GMACs",
+        "clips/s",
+        "training",
+        "seeds",
+        "input",
+    )
     body = ""
     for row in m.lines:
-        if row.line.get("top1") is None:
+        if row.value is None:
             continue
         cells = _cells(row)
         best = ' class="best"' if m.is_bench and row is m.best else ""
@@ -93,7 +109,7 @@ def _cells(row: Row) -> list[str]:
     trained = duration(r["training_s"]) if r.get("training_s") else ""
     return [
         esc(row.name),
-        f"{r['top1']:.1%}<small>{esc(share(r['top1_low'], r['top1_high']))}</small>",
+        f"{row.value:.1%}<small>{esc(share(*row.interval))}</small>",
         gain,
         f"{r['parameters']:,}" if "parameters" in r else "",
         f"{r['gmacs']:.3g}" if "gmacs" in r else "",
@@ -108,29 +124,31 @@ def accuracy(m: Material) -> str:
     """Every row with its interval and its seeds."""
     rows = []
     for row in m.lines:
-        if row.line.get("top1") is None:
+        if row.value is None:
             continue
-        seeds = [c.results["student"]["top1"] for c in row.cells if "student" in c.results]
-        low, high = row.line["top1_low"], row.line["top1_high"]
+        seeds = [c.results["student"][row.primary] for c in row.cells if "student" in c.results]
+        low, high = row.interval
         whisker = None if low is None else (low, high)
-        value = f"{row.line['top1']:.1%}"
-        rows.append(Dots(row.name, [(row.role, row.line["top1"])], whisker, seeds if len(seeds) > 1 else [], value))
+        rows.append(
+            Dots(row.name, [(row.role, row.value)], whisker, seeds if len(seeds) > 1 else [], f"{row.value:.1%}")
+        )
     if not rows:
         raise LeftOut("no run is finished.")
-    note = '<p class="note">Top-1: the mean over seeds with its 95 % interval; small dots below are single seeds.</p>'
-    return note + charts.dot_rows(rows, "Top-1 accuracy of every row with its 95 % interval")
+    what = _capital(m.best.title)
+    note = f'<p class="note">{what}: the mean over seeds with its 95 % interval; small dots below are single seeds.</p>'
+    return note + charts.dot_rows(rows, f"{what} of every row with its 95 % interval")
 
 
 def cost(m: Material) -> str:
     """Accuracy over GMACs."""
     points = [
-        Point(row.name, row.role, r["gmacs"], r["top1"], (r["top1_low"], r["top1_high"]))
+        Point(row.name, row.role, row.line["gmacs"], row.value, row.interval)
         for row in m.lines
-        if (r := row.line).get("top1") is not None and r.get("gmacs")
+        if row.value is not None and row.line.get("gmacs")
     ]
     if len(points) < 2:
         raise LeftOut("there is only one network to show.")
-    drawn = charts.scatter(points, "Top-1 accuracy over GMACs of one clip", "GMACs a clip, logarithmic")
+    drawn = charts.scatter(points, f"{_capital(m.best.title)} over GMACs of one clip", "GMACs a clip, logarithmic")
     return _legend(m) + drawn
 
 
@@ -164,7 +182,7 @@ def _terms(row: Row) -> list[str]:
         losses.remove("loss/total")  # it is the other one times its weight
     order = {"loss/total": 0, "loss/label": 1}
     losses.sort(key=lambda key: (order.get(key, 2), key))
-    return losses + [key for key in ("val/top1",) if key in found]
+    return losses + [key for key in (f"val/{row.primary}",) if key in found]
 
 
 def _term(name: str) -> str:

@@ -1,12 +1,17 @@
 """What every task shares."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from vidkd.errors import DataError
 from vidkd.section import Weighted
-from vidkd.types import ClipBatch, View
+from vidkd.types import ClipBatch, Shown, View
 
 
 class TaskSection(Weighted):
@@ -24,17 +29,49 @@ class Scored:
 
     ids: list[str]  # N names, in the order of the split
     label: Tensor  # [N] int64
-    kept: dict[str, Tensor]  # name -> [N, V, ...]
+    kept: dict[str, Sequence[Tensor]]  # name -> N times [V, ...]; V differs where windows slide over whole videos
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A network's answers to N videos, as a figure that can be computed again of any of them: what intervals of a mean
+    over seeds, and of a gain, are made of."""
+
+    videos: list[str]  # N names
+    figure: Callable[[NDArray[np.int64]], float]  # positions of videos, some more than once -> `primary` over them
 
 
 class BaseTask(Generic[C]):
     """Subclass; nothing here learns. The trainer and the evaluation call these and know nothing else of the task."""
 
     primary = "loss"  # the figure that picks the best checkpoint and heads a table; higher is better
+    title = "loss"  # what people call it
+    text: tuple[str, ...] = ("video",)  # the columns of its predictions that hold no numbers, even where they look so
 
-    def __init__(self, config: C, classes: tuple[str, ...]) -> None:
+    def __init__(self, config: C, classes: tuple[str, ...], root: Path | None = None) -> None:
+        """`root` is the prepared data set, for a task whose truth is more than a label a video."""
+        del root
         self.config = config
         self.classes = classes
+
+    def check(self, names: list[str], labels: list[int]) -> None:
+        """DataError if the task cannot do with these videos; label -1 is a video without one."""
+        if -1 in labels:
+            raise DataError(f"{names[labels.index(-1)]!r} has no label, which the task {self.config.kind} needs")
+
+    def truth(self, shown: Shown) -> dict[str, Tensor]:
+        """What the task has to say of a clip beside its label, of one shape for all clips: ClipBatch.extra."""
+        del shown
+        return {}
+
+    def wants(self, shown: Shown) -> bool:
+        """Whether to train on this window, where windows slide over whole videos."""
+        del shown
+        return True
+
+    def protocol(self) -> dict[str, Any]:
+        """What else the figures depend on: checksums of the files that the truth was read from."""
+        return {}
 
     def num_outputs(self) -> int:
         """How many outputs the network's head has."""
@@ -44,8 +81,12 @@ class BaseTask(Generic[C]):
         """Named scalars, unweighted: what the labels themselves teach."""
         raise NotImplementedError
 
-    def keep(self, view: View) -> dict[str, Tensor]:
-        """What evaluation keeps of one batch of views: name -> [B, ...]."""
+    def right(self, batch: ClipBatch, view: View) -> Tensor:
+        """[M] bool: which of the labelled things in a batch the network gets right, where guessing gets 1 of K."""
+        raise NotImplementedError
+
+    def keep(self, view: View, extra: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What evaluation keeps of one batch of views, whose `truth` is `extra`: name -> [B, ...]."""
         raise NotImplementedError
 
     def results(self, scored: Scored) -> dict[str, Any]:
@@ -57,7 +98,11 @@ class BaseTask(Generic[C]):
         return f"{self.primary} {figures[self.primary]:.4g}"
 
     def predictions(self, scored: Scored) -> dict[str, list[Any]]:
-        """Columns of the predictions table, one row a video; the first column is `video`."""
+        """Columns of the predictions table; the first column is `video`."""
+        raise NotImplementedError
+
+    def answers(self, columns: dict[str, list[Any]], videos: list[str]) -> Answers:
+        """The answers to `videos`, the part that was scored, from the columns that `predictions` wrote."""
         raise NotImplementedError
 
     def agreement(self, before: Scored, after: Scored) -> dict[str, Any]:

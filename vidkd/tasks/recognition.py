@@ -7,6 +7,7 @@ The views of a video (its clips x crops) are averaged into one answer, and that 
 import math
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from vidkd import metrics
 from vidkd.errors import DataError
-from vidkd.tasks._base import BaseTask, Scored, TaskSection
+from vidkd.tasks._base import Answers, BaseTask, Scored, TaskSection
 from vidkd.types import ClipBatch, View
 
 Aggregation = Literal["mean_probability", "mean_logit"]
@@ -29,13 +30,17 @@ class Config(TaskSection):
 
 
 class Task(BaseTask[Config]):
-    primary = "top1"
+    primary, title, text = "top1", "top-1", TEXT
 
     def losses(self, batch: ClipBatch, student: View) -> dict[str, Tensor]:
         target = batch.label if batch.target is None else batch.target.float()
         return {"label": F.cross_entropy(student.logits.float(), target, label_smoothing=self.config.label_smoothing)}
 
-    def keep(self, view: View) -> dict[str, Tensor]:
+    def right(self, batch: ClipBatch, view: View) -> Tensor:
+        return view.logits.argmax(dim=1) == batch.label
+
+    def keep(self, view: View, extra: dict[str, Tensor]) -> dict[str, Tensor]:
+        del extra
         return {"logits": view.logits.detach().float().cpu()}
 
     def results(self, scored: Scored) -> dict[str, Any]:
@@ -71,6 +76,12 @@ class Task(BaseTask[Config]):
         }
         prefix = PREFIX[self.config.aggregation]
         return columns | {f"{prefix}{name}": scores[:, i].tolist() for i, name in enumerate(self.classes)}
+
+    def answers(self, columns: dict[str, list[Any]], videos: list[str]) -> Answers:
+        """The share of videos whose prediction is their label; `columns` themselves name the videos."""
+        del videos
+        right = np.array([a == b for a, b in zip(columns["label"], columns["prediction"], strict=True)], np.float64)
+        return Answers(columns["video"], lambda drawn: float(right[drawn].mean()))
 
     def agreement(self, before: Scored, after: Scored) -> dict[str, Any]:
         """How the answers of one network (the teacher) relate to those of another (the student): metrics.agreement."""
@@ -163,7 +174,10 @@ def _of_views(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 
 def _checked(scored: Scored, num_classes: int) -> Tensor:
     """The logits [N, V, K]; DataError names a video whose logits are not finite."""
-    logits = scored.kept["logits"]
+    kept = scored.kept["logits"]
+    if len({len(views) for views in kept}) > 1:
+        raise DataError("recognition averages as many views of every video: set data.windows=null")
+    logits = torch.stack(list(kept))
     if logits.ndim != 3 or logits.shape[0] != len(scored.ids) or logits.shape[2] != num_classes:
         raise ValueError(f"logits must be [{len(scored.ids)}, V, {num_classes}], got {tuple(logits.shape)}")
     bad = ~torch.isfinite(logits).flatten(1).all(dim=1)
