@@ -8,7 +8,7 @@ import pytest
 LAYERS = [
     {"errors"},
     {"types", "section", "distributed", "registry"},
-    {"taps", "optim", "metrics"},
+    {"taps", "optim", "metrics", "annotations", "average_precision"},
     {"models"},
     {"methods", "tasks"},
     {"config"},

@@ -27,7 +27,9 @@ class Segments:
     def __post_init__(self) -> None:
         columns = [self.video, self.start_s, self.end_s, self.label, *([] if self.score is None else [self.score])]
         if len({len(column) for column in columns}) != 1:
-            raise ValueError(f"columns of {[len(column) for column in columns]} rows; they must be as long as each other")
+            raise ValueError(
+                f"columns of {[len(column) for column in columns]} rows; they must be as long as each other"
+            )
 
     def __len__(self) -> int:
         return len(self.video)

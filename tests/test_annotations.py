@@ -1,0 +1,122 @@
+"""Annotation and detection files: the official ones with their counts, small ones of every form, and broken ones."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vidkd import annotations
+from vidkd.errors import DataError
+from vidkd.types import Segments
+
+
+@pytest.fixture
+def thumos(shared):
+    return shared / "annotations" / "thumos14"
+
+
+@pytest.mark.parametrize(
+    ("name", "actions", "ambiguous", "videos"),
+    [
+        ("val_Annotation.csv", 3007, 89, 200),
+        ("val_Annotation_ours.csv", 3007, 0, 200),
+        ("test_Annotation.csv", 3358, 99, 213),
+        ("test_Annotation_ours.csv", 3358, 0, 212),
+    ],
+)
+def test_counts_of_the_thumos14_lists(thumos, name, actions, ambiguous, videos):
+    said = annotations.read(thumos / name)
+    assert (len(said.actions), len(said.ambiguous), len(said.subset)) == (actions, ambiguous, videos)
+    assert len(set(said.actions.label)) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "subset", "actions", "videos"),
+    [
+        ("thumos_gt.json", "train", 3007, 200),
+        ("thumos_gt.json", "test", 3311, 210),
+        ("thumos14_actionformer.json", "Test", 3358, 212),
+        ("thumos14_actionformer.json", "validation", 3007, 200),
+    ],
+)
+def test_counts_of_the_thumos14_json(thumos, name, subset, actions, videos):
+    path = thumos / name
+    said = annotations.read(path).only(subset, path)
+    assert (len(said.actions), len(said.subset)) == (actions, videos)
+
+
+def test_csv_and_json_of_thumos14_say_the_same(thumos):
+    path = thumos / "thumos14_actionformer.json"
+    one, other = annotations.read(thumos / "test_Annotation_ours.csv"), annotations.read(path).only("test", path)
+    as_set = lambda s: sorted(zip(s.video, s.start_s, s.end_s, s.label, strict=True))  # noqa: E731
+    assert as_set(one.actions) == as_set(other.actions)
+
+
+def test_durations_of_thumos14(thumos):
+    for name, mean, median, most, long in (("val", 4.0, 2.9, 118.1, 9), ("test", 4.5, 3.2, 86.6, 10)):
+        actions = annotations.read(thumos / f"{name}_Annotation_ours.csv").actions
+        length = actions.end_s - actions.start_s
+        assert (round(length.mean(), 1), round(float(np.median(length)), 1)) == (mean, median)
+        assert (round(length.max(), 1), int((length > 25.6).sum())) == (most, long)
+
+
+def test_activitynet(shared):
+    path = shared / "annotations" / "activitynet" / "anet_anno_action.json"
+    said = annotations.read(path)
+    assert (len(said.subset), len(said.actions)) == (19228, 22152)
+    with pytest.raises(DataError, match="say which subset: testing, training, validation"):
+        said.only(None, path)
+    validation = said.only("validation", path)
+    assert len(validation.subset) == 4728
+    found = annotations.read_detections(path.parent / "sample_detection_prediction.json")
+    assert len(found) == 7654
+    assert set(validation.subset) <= set(found.video)  # with and without v_ they are the same videos
+
+
+def test_there_and_back(tmp_path):
+    rows = [("u", 0.125, 1.5, "a b"), ("w,x", 2.0, 2.0, 'say "hi"')]
+    annotations.write(tmp_path / "a.csv", Segments.of(rows))
+    said = annotations.read(tmp_path / "a.csv")
+    columns = (said.actions.video, said.actions.start_s, said.actions.end_s, said.actions.label)
+    assert list(zip(*columns, strict=True)) == rows
+    scored = Segments.of([(*row, 0.1 + 0.2) for row in rows], scored=True)
+    annotations.write(tmp_path / "d.csv", scored)
+    assert annotations.read_detections(tmp_path / "d.csv").score.tolist() == scored.score.tolist()
+
+
+def test_detections_as_json(tmp_path):
+    said = {"results": {"u": [{"score": 0.5, "segment": ["1", 2], "label": "a"}], "w": []}}
+    (tmp_path / "d.json").write_text(json.dumps(said))
+    found = annotations.read_detections(tmp_path / "d.json")
+    assert (found.video.tolist(), found.start_s.tolist(), found.score.tolist()) == (["u"], [1.0], [0.5])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "video,start_s,label\n", "lacks the column.* end_s; it has: video, start_s, label"),
+        ("a.csv", "", "lacks the column.*it has: nothing"),
+        ("a.csv", "video,start,end,label\nu,1,2,a\nu,x,2,a\n", "line 3: could not convert"),
+        ("a.csv", "video,start,end,label\nu,3,2,a\n", "line 2: from 3 to 2 with score 0.0 is no segment"),
+        ("a.csv", "video,start,end,label\nu,nan,2,a\n", "is no segment of time"),
+        ("a.csv", "video,start,end,label\nu,1,2,\n", "line 2: the video or the label is empty"),
+        ("a.csv", "video,start,end,label\nu,1\n", "line 2"),
+        ("a.json", "{", "not JSON"),
+        ("a.json", "[]", 'holds no videos, under "database"'),
+        ("a.json", '{"database": {}}', "holds no videos"),
+        ("a.json", '{"database": {"u": {"annotations": [{"segment": [1], "label": "a"}]}}}', "'u'.*is no segment"),
+    ],
+)
+def test_broken_files(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message) as error:
+        annotations.read(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_no_file_and_no_score(tmp_path):
+    with pytest.raises(DataError, match=r"none\.csv: cannot be read"):
+        annotations.read(tmp_path / "none.csv")
+    (tmp_path / "d.csv").write_text("video,start_s,end_s,label\nu,1,2,a\n")
+    with pytest.raises(DataError, match=r"lacks the column\(s\) score"):
+        annotations.read_detections(tmp_path / "d.csv")

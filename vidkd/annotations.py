@@ -1,0 +1,174 @@
+"""Files that say when what happens in which video, and files of detections: CSV and JSON in the forms in circulation.
+
+CSV: a header, then one segment a row. Times are seconds; other columns are passed over.
+    video,start_s,end_s,label[,score]       what vidkd writes
+    video,type,start,end                    AFSD's THUMOS14 lists
+JSON: {"database": {video: {"subset", "annotations": [{"segment": [start, end], "label"}]}}} of ActivityNet, THUMOS14,
+ActionFormer and OpenTAD; the same without "database", the subset then from a video_info_new.csv beside it; and
+{"results": {video: [{"segment", "label", "score"}]}}, ActivityNet's form of detections.
+"""
+
+import csv
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidkd.errors import DataError, one_of
+from vidkd.types import Segments
+
+AMBIGUOUS = "Ambiguous"  # THUMOS14: neither this class nor surely another; no action, and no mistake to detect
+NAMES = {  # what a column may be called
+    "video": ("video", "clip", "video-id", "video_id"),
+    "start": ("start_s", "start", "t-start", "t_start"),
+    "end": ("end_s", "end", "t-end", "t_end"),
+    "label": ("label", "type", "class"),
+    "score": ("score",),
+}
+YOUTUBE = re.compile(r"v_([\w-]{11})")  # ActivityNet's names, with and without v_
+Row = tuple[str, float, float, str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """What a file says; `actions` without the ambiguous ones."""
+
+    actions: Segments
+    ambiguous: Segments
+    subset: dict[str, str]  # every video the file names -> its subset in lower case, "" where it does not say
+    checksum: str  # "sha256:<hex>" of the file
+
+    def only(self, subset: str | None, source: Path) -> "Annotations":
+        """Those of one subset; None is enough where there is one. DataError says which there are."""
+        there = sorted(set(self.subset.values()))
+        if subset is None and len(there) > 1:
+            raise DataError(f"{source}: say which subset: {', '.join(there)}")
+        if subset is None:
+            return self
+        if subset.lower() not in there:
+            raise DataError(f"{source}: {one_of(subset, there, 'subset')}")
+        kept = {video: own for video, own in self.subset.items() if own == subset.lower()}
+        return Annotations(_of(self.actions, kept), _of(self.ambiguous, kept), kept, self.checksum)
+
+
+def read(path: Path) -> Annotations:
+    """The annotations in a .csv or .json file. DataError names the file and the first thing wrong with it."""
+    content = _bytes(path)
+    subsets: dict[str, str] = {}
+    if path.suffix == ".json":
+        videos = _mapping(path, _json(path, content), ("database",))
+        info = _info(path) if not any("subset" in entry for entry in videos.values()) else {}
+        for name, entry in videos.items():
+            subsets[bare(name)] = str(entry.get("subset", info.get(name, ""))).lower()
+        rows = [row for name, entry in videos.items() for row in _segments(path, name, entry.get("annotations", ()))]
+    else:
+        rows = list(_rows(path, content, scored=False))
+        subsets = {video: "" for video, *_ in rows}
+    everything = Segments.of(row[:4] for row in rows)
+    unsure = everything.label == AMBIGUOUS
+    checksum = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return Annotations(everything.where(~unsure), everything.where(unsure), subsets, checksum)
+
+
+def read_detections(path: Path) -> Segments:
+    """The detections, with their scores, in a .csv file or in ActivityNet's .json. DataError as for `read`."""
+    content = _bytes(path)
+    if path.suffix != ".json":
+        return Segments.of(_rows(path, content, scored=True), scored=True)
+    videos = _mapping(path, _json(path, content), ("results",), list)
+    return Segments.of((row for v, each in videos.items() for row in _segments(path, v, each, True)), scored=True)
+
+
+def write(path: Path, segments: Segments) -> None:
+    """The columns video, start_s, end_s, label, and score where there is one: what `read` and `read_detections` read."""
+    columns = {"video": segments.video, "start_s": segments.start_s, "end_s": segments.end_s, "label": segments.label}
+    if segments.score is not None:
+        columns["score"] = segments.score
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+
+
+def bare(name: str) -> str:
+    """ActivityNet's videos are called v_<id> in some files and <id> in others: <id>. Other names as they are, but for
+    the suffix of a video file."""
+    found = YOUTUBE.fullmatch(name)
+    return found[1] if found else re.sub(r"\.(mp4|avi|mkv|webm)$", "", name)
+
+
+def _of(segments: Segments, videos: Iterable[str]) -> Segments:
+    kept = set(videos)
+    return segments.where([name in kept for name in segments.video.tolist()])  # pyright: ignore[reportArgumentType]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _json(path: Path, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+
+
+def _mapping(path: Path, said: Any, inside: tuple[str, ...], holds: type = dict) -> dict[str, Any]:
+    """The videos of a JSON file, under one of the keys `inside` or bare."""
+    for key in inside:
+        said = said.get(key, said) if isinstance(said, dict) else said
+    if not isinstance(said, dict) or not said or not all(isinstance(entry, holds) for entry in said.values()):
+        where = " or ".join(f'under "{key}"' for key in inside)
+        raise DataError(f"{path}: holds no videos, {where} or at its top: each with its segments")
+    return said
+
+
+def _info(path: Path) -> dict[str, str]:
+    """The subsets that ActivityNet keeps in a table beside the annotations."""
+    table = path.parent / "video_info_new.csv"
+    if not table.is_file():
+        return {}
+    return {row["video"]: row["subset"] for row in csv.DictReader(_bytes(table).decode().splitlines())}
+
+
+def _segments(path: Path, video: str, entries: Iterable[Any], scored: bool = False) -> Iterator[Row]:
+    for entry in entries:
+        try:
+            start, end = entry["segment"]
+            yield _row(video, start, end, entry["label"], entry["score"] if scored else 0.0)
+        except (KeyError, TypeError, ValueError) as error:
+            wanted = "segment [start, end], label" + (" and score" if scored else "")
+            raise DataError(f"{path}: {video!r}: {entry!r} is no {wanted} ({error})") from None
+
+
+def _rows(path: Path, content: bytes, scored: bool) -> Iterator[Row]:
+    try:
+        reader = csv.DictReader(content.decode("utf-8-sig").splitlines())
+        header = reader.fieldnames or []
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a table ({error})") from None
+    columns = {key: next((name for name in names if name in header), None) for key, names in NAMES.items()}
+    wanted = [key for key in NAMES if scored or key != "score"]
+    if missing := [NAMES[key][0] for key in wanted if columns[key] is None]:
+        raise DataError(f"{path}: lacks the column(s) {', '.join(missing)}; it has: {', '.join(header) or 'nothing'}")
+    for number, raw in enumerate(reader, 2):
+        try:
+            yield _row(*(raw[columns[key]] if key in wanted else 0.0 for key in NAMES))  # pyright: ignore[reportArgumentType]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path}: line {number}: {error}") from None
+
+
+def _row(video: str, start: Any, end: Any, label: Any, score: Any) -> Row:
+    begin, stop, sure = float(start), float(end), float(score)
+    if not all(map(math.isfinite, (begin, stop, sure))) or stop < begin:
+        raise ValueError(f"from {start} to {end} with score {score} is no segment of time")
+    if not video or not label:
+        raise ValueError("the video or the label is empty")
+    return bare(video), begin, stop, str(label), sure
