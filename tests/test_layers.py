@@ -8,7 +8,7 @@ import pytest
 LAYERS = [
     {"errors"},
     {"types", "section", "distributed", "registry"},
-    {"taps", "optim", "metrics", "annotations", "average_precision"},
+    {"taps", "optim", "metrics", "annotations", "average_precision", "predictions_file"},
     {"models"},
     {"methods", "tasks"},
     {"config"},
@@ -23,7 +23,7 @@ LAYERS = [
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ROOT = Path(__file__).parent.parent / "vidkd"
 # All that data_prep may use of the toolkit.
-PREPARATION = {"errors", "types", "data.index", "data.decode", "data.container", "data.complete"}
+PREPARATION = {"errors", "types", "annotations", "data.index", "data.decode", "data.container", "data.complete"}
 
 
 def imported(path: Path):

@@ -22,6 +22,10 @@ def test_it_trains_a_step_and_evaluates(shipped, clips_root, tmp_path):
                "train.save_every={steps: 1}",
                "optim.warmup=null", "data.test_views.clips=1", "data.test_views.crops=1", "student.view.size_px=32",
                "student.weights=null", "student.adapt=none", "student.reset_head=false"]  # fmt: skip
+    for who, section in (("student", run.student), ("teacher", run.teacher)):
+        if section is not None and section.name == "detector":
+            sizes = {"frames": 64, "size_px": 32, "levels": 4}  # it is made for one clip length and size
+            smaller += ["data.clip.frames=64", *(f"{who}.options.{key}={n}" for key, n in sizes.items())]
     if run.teacher is not None:
         smaller += [
             "teacher.weights=null",

@@ -8,7 +8,9 @@ import imageio_ffmpeg
 import numpy as np
 import pyarrow as pa
 
+from vidkd import annotations
 from vidkd.data import index
+from vidkd.types import Segments
 
 CLASSES = ("right", "left", "down", "up")
 STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0))
@@ -34,6 +36,8 @@ def make(
             )
     schema = pa.schema([*index.SCHEMA.items(), ("split1", pa.string())])
     index.write(root, pa.Table.from_pylist(rows, schema), CLASSES, {"name": "tiny", "horizontal_flip": flip})
+    middle = [(row["path"].removesuffix(".mp4"), 0.1, frames / 25 - 0.1, row["label"]) for row in rows]
+    annotations.write(root / "segments.csv", Segments.of(middle))  # for the task detection
     return root
 
 

@@ -84,7 +84,7 @@ def read_detections(path: Path) -> Segments:
 
 
 def write(path: Path, segments: Segments) -> None:
-    """The columns video, start_s, end_s, label, and score where there is one: what `read` and `read_detections` read."""
+    """The columns video, start_s, end_s, label, and score where there is one, for `read` and `read_detections`."""
     columns = {"video": segments.video, "start_s": segments.start_s, "end_s": segments.end_s, "label": segments.label}
     if segments.score is not None:
         columns["score"] = segments.score

@@ -51,7 +51,8 @@ def match(
     begin, end = actions.start_s[kept], actions.end_s[kept]
     video, label, kept = _coded(found, videos, classes)
     order = np.argsort(found.score[kept], kind="stable")[::-1]
-    video, label, start, stop = (c[order] for c in (video, label, found.start_s[kept], found.end_s[kept]))
+    video, label = video[order], label[order]
+    start, stop = found.start_s[kept][order], found.end_s[kept][order]
     n = len(videos)
     hit = _greedy(true_class * n + true_video, begin, end, label * n + video, start, stop, np.asarray(tiou, np.float64))
     positives = np.bincount(true_class * n + true_video, minlength=len(classes) * n).reshape(len(classes), n)
@@ -131,7 +132,9 @@ def _greedy(
     by_rank = np.argsort(rank, kind="stable")
     for turn in np.split(by_rank, np.cumsum(np.bincount(rank))[:-1]) if len(rank) else []:
         rows, detections = at[turn], by_group[turn]
-        overlap = temporal_iou(*table[:, rows], start[detections, None], stop[detections, None])  # [n, most]
+        overlap = temporal_iou(
+            table[0, rows], table[1, rows], start[detections, None], stop[detections, None]
+        )  # [n, most]
         open_to = free[:, rows] & (overlap >= tiou[:, None, None])
         latest = np.where(open_to, overlap, -1.0)[..., ::-1].argmax(axis=2)
         action = table.shape[2] - 1 - latest

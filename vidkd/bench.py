@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 from tqdm import tqdm
 
-from vidkd import checkpoint, cli, compare, config_file, distiller, models, results
+from vidkd import checkpoint, cli, compare, config_file, distiller, models, predictions_file, results
 from vidkd.data import index
 from vidkd.errors import ConfigError, DataError, VidkdError
 from vidkd.section import Section
@@ -185,7 +185,7 @@ def answers_of(cell: Cell) -> tuple[BaseTask, Answers]:
     run = config_file.load(cell.out / "config.yaml")
     data_set = index.read(run.data.root)
     task = distiller.build_task(run, data_set.classes)
-    columns = results.read_predictions(cell.out / "student_predictions.csv", task.text)
+    columns = predictions_file.read(cell.out / "student_predictions.csv", task.text)
     return task, task.answers(columns, data_set.part(run.data.split, run.data.test).names())
 
 

@@ -32,12 +32,13 @@ def main(argv: list[str]) -> int:
     say = print if accelerator.is_main_process else lambda text: None
     data_set = index.read(run.data.root)
     clips.check(data_set, run)
-    part = data_set.part(run.data.split, run.data.train)
+    task = distiller.build_task(run, data_set.classes)
+    part = clips.part_of(data_set, run, task, run.data.train, training=True)
     torch.manual_seed(run.seed)  # as train does: a teacher without weights is then the same one
     trainee, teacher, _ = distiller.build(run, len(data_set.classes))
     assert teacher is not None
     teacher.to(accelerator.device)
-    say(preflight.check_teacher(run, teacher, part, data_set.classes, accelerator.device))
+    say(preflight.check_teacher(run, teacher, part, task, accelerator.device))
     methods = trainee.each_method()
     say(teacher_cache.open_cache(run, data_set, part, teacher, methods, accelerator.device, say).verdict)
     return 0

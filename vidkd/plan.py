@@ -49,13 +49,13 @@ def plan(run: Run, steps: int) -> str:
     accelerator = trained.make_accelerator(run)
     data_set = index.read(run.data.root)
     clips.check(data_set, run)
-    part = data_set.part(run.data.split, run.data.train)
+    task = distiller.build_task(run, data_set.classes)
+    part = clips.part_of(data_set, run, task, run.data.train, training=True)
     per_epoch = len(part) // run.train.batch_size
     run = in_steps(run, per_epoch)
     trainee, teacher, accounts = distiller.build(run, len(data_set.classes))
     if teacher is not None:
         teacher.to(accelerator.device)
-    task = distiller.build_task(run, data_set.classes)
     timed = Stopwatch(accelerator.device)
     added = take_steps(run, trainee, teacher, task, part, steps, timed)
     sections = [

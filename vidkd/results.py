@@ -3,14 +3,12 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet
 import torch
 from torch import nn
 
@@ -19,7 +17,6 @@ from vidkd.config import Run
 from vidkd.data import clips
 from vidkd.data.index import Index
 from vidkd.distributed import rank
-from vidkd.errors import DataError
 from vidkd.models import cost
 from vidkd.taps import Frozen, Tapped
 from vidkd.tasks._base import BaseTask, Scored
@@ -78,30 +75,10 @@ def checksum(network: Tapped) -> str:
 
 
 def write_predictions(path: Path, task: BaseTask, scored: Scored) -> None:
-    """The task's table; CSV that spreadsheets, `vidkd.score` and `read_predictions` read."""
+    """The task's table; CSV that spreadsheets, `vidkd.score` and `predictions_file` read."""
     sink = pa.BufferOutputStream()
     pyarrow.csv.write_csv(pa.table(task.predictions(scored)), sink)
     checkpoint.write_atomic(path, sink.getvalue().to_pybytes())
-
-
-def read_predictions(path: Path, text: Sequence[str]) -> dict[str, list[Any]]:
-    """The columns of a predictions file, .csv or .parquet. Those named in `text` stay text, also where they look like
-    numbers. DataError if it cannot be read."""
-    options = pyarrow.csv.ConvertOptions(column_types={name: pa.string() for name in text}, strings_can_be_null=False)
-    try:
-        if path.suffix == ".parquet":
-            table = pyarrow.parquet.read_table(path)
-        else:
-            parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
-            table = pyarrow.csv.read_csv(path, convert_options=options, parse_options=parse)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: cannot be read as {path.suffix or 'CSV'} ({reason})") from None
-    if len(set(table.column_names)) != len(table.column_names):
-        raise DataError(f"{path}: names a column twice")
-    return table.to_pydict()
 
 
 def measure(network: Tapped, frames: int, size_px: int) -> dict[str, Any]:

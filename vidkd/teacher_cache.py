@@ -80,7 +80,7 @@ def open_cache(
     names = ["logits", *sorted(taps)]
     for tap in taps:
         teacher.tapped.taps[tap]  # ConfigError if there is no such tap
-    key = cache_key(run, index)
+    key = cache_key(run, index) | ({} if part.starts is None else {"fps": run.data.fps, "starts": part.starts})
     folder = section.dir / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     if rank() == 0:

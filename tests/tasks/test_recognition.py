@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from vidkd import metrics, results, score
+from vidkd import metrics, predictions_file, results, score
 from vidkd.errors import ConfigError, DataError
 from vidkd.tasks import recognition
 from vidkd.tasks._base import Scored
@@ -221,7 +221,7 @@ class TestAnswers:
     def test_it_is_top1_of_the_predictions_file(self, tmp_path):
         task, s = task_of(AWKWARD), random_scored()
         results.write_predictions(tmp_path / "p.csv", task, s)
-        answers = task.answers(results.read_predictions(tmp_path / "p.csv", task.text), [])
+        answers = task.answers(predictions_file.read(tmp_path / "p.csv", task.text), [])
         assert answers.figure(np.arange(len(s.ids))) == pytest.approx(task.results(s)["top1"])
         assert answers.videos == s.ids
 

@@ -4,7 +4,9 @@ The views of a video (its clips x crops) are averaged into one answer, and that 
 `clip` holds the same figures with every view counted by itself.
 """
 
+import argparse
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from vidkd import metrics
+from vidkd import metrics, predictions_file
 from vidkd.errors import DataError
 from vidkd.tasks._base import Answers, BaseTask, Scored, TaskSection
 from vidkd.types import ClipBatch, View
@@ -126,6 +128,20 @@ def figures(
         "per_class": metrics.per_class(confusion, classes),
         "confusion": confusion.tolist(),
     }
+
+
+def score_file(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """`rescore` of the predictions file `path`, with options.bootstrap resamples."""
+    columns = predictions_file.read(path, TEXT)
+    try:
+        return rescore(columns, options.bootstrap)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def class_line(row: dict[str, Any]) -> str:
+    share = "  none" if row["accuracy"] is None else f"{row['accuracy']:6.1%}"
+    return f"{share}  {row['correct']:5} of {row['n']:5}  {row['class']}"
 
 
 def rescore(columns: dict[str, list[Any]], bootstrap: int = 0) -> dict[str, Any]:

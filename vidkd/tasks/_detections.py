@@ -1,0 +1,75 @@
+"""From what a detector says of windows to detections in a video: scores, windows put together, soft-NMS."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vidkd.tasks._detection_losses import centres, level_sizes, refined_segments
+
+Floats = NDArray[np.float64]
+FLOOR = 0.001  # a score that soft-NMS has pushed below this is no detection any more
+
+
+def decode(said: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Segments [B, L, 2] as shares of the clip, inside it, and scores [B, L, K].
+
+    A score is the mean of both class probabilities times the predicted quality (AFSD, section 3.5).
+    """
+    frames, finest = said["frame_boundary"].shape[2], said["level_boundary"].shape[2]
+    centre = centres(level_sizes(finest, said["logits"].shape[2]), said["logits"].device)
+    segments = refined_segments(said["reach"], said["refinement"], centre, frames).clamp(0, 1)
+    refined, coarse = (said[name].float().softmax(dim=1) for name in ("logits", "coarse_logits"))
+    probability = (refined + coarse) / 2
+    scores = probability[:, 1:] * said["quality"].float().sigmoid()
+    return segments, scores.transpose(1, 2)
+
+
+def soft_nms(segments: Floats, scores: Floats, sigma: float, most: int) -> tuple[Floats, Floats]:
+    """The detections of one class by falling score: segments [N, 2], scores [N].
+
+    The best is taken, the others are multiplied by exp(-tIoU^2 / sigma) with it, and so on until none is left above
+    0.001 or `most` are taken (Bodla et al., ICCV 2017, Gaussian form).
+    """
+    segments, scores = segments.copy(), scores.copy()
+    taken, worth = [], []
+    while len(scores) and len(taken) < most:
+        best = int(scores.argmax())
+        if scores[best] < FLOOR:
+            break
+        own = segments[best].copy()
+        taken.append(own)
+        worth.append(scores[best])
+        both = np.clip(np.minimum(own[1], segments[:, 1]) - np.maximum(own[0], segments[:, 0]), 0, None)
+        union = (own[1] - own[0]) + (segments[:, 1] - segments[:, 0]) - both
+        overlap = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+        scores *= np.exp(-(overlap**2) / sigma)
+        kept = scores >= FLOOR
+        kept[best] = False
+        segments, scores = segments[kept], scores[kept]
+    return np.array(taken).reshape(-1, 2), np.array(worth)
+
+
+def of_video(
+    segments: Tensor, scores: Tensor, sigma: float, threshold: float, most: int
+) -> tuple[Floats, NDArray[np.int64], Floats]:
+    """All windows of one video, segments [V, L, 2] in seconds and scores [V, L, K], -> its `most` best detections by
+    falling score: segments [D, 2], classes [D], scores [D]."""
+    places = segments.double().flatten(0, 1).numpy()
+    table = scores.double().flatten(0, 1).numpy()
+    found: list[tuple[Floats, NDArray[np.int64], Floats]] = []
+    for k in range(table.shape[1]):
+        rows = (table[:, k] > threshold) & (places[:, 1] > places[:, 0])
+        own, worth = soft_nms(places[rows], table[rows, k], sigma, most)
+        found.append((own, np.full(len(worth), k), worth))
+    every, label, worth = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.argsort(-worth, kind="stable")[:most]
+    return every[order], label[order], worth[order]
+
+
+def in_seconds(segments: Tensor, span_s: Tensor) -> Tensor:
+    """Shares of a clip [B, L, 2] -> seconds of its video; span_s [B, 2], where the clip begins and ends."""
+    begin, end = span_s[:, 0, None, None], span_s[:, 1, None, None]
+    return begin + segments.to(torch.float64) * (end - begin)

@@ -1,0 +1,211 @@
+"""Temporal action detection: which actions happen in an untrimmed video, and from when to when.
+
+The truth is segments.csv in the prepared data set (annotations.py), in seconds. The network is a detector
+(models/detector.py), which sees windows that slide over a video; what it says of all of them is put together.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from vidkd import annotations
+from vidkd.errors import ConfigError, DataError
+from vidkd.tasks import _detection_losses, _detections
+from vidkd.tasks._base import Answers, BaseTask, Scored, TaskSection
+from vidkd.tasks._detection_figures import Truth, figures, matched, thresholds
+from vidkd.types import ClipBatch, Segments, Shown, View
+
+SEGMENTS = "segments.csv"
+COLUMNS = ("video", "start_s", "end_s", "label", "score")
+TIOU = ("0.3:0.1:0.7", "0.1:0.1:0.5")  # THUMOS14's usual list, and the one of the generative distillation paper's code
+ASKS_FOR = "annotations"  # the option of vidkd.score that says a file holds detections
+TOUCH_S = 1e-6  # an action that ends with a window lies inside it, whatever rounding says
+
+
+class Config(TaskSection):
+    tiou: tuple[str, ...] = TIOU  # lists START:STEP:STOP; mAP over the first heads the results
+    inside: float = Field(
+        default=0.5, gt=0, le=1
+    )  # the share of an action in a window from which the window teaches it
+    refined_from: float = Field(default=0.5, ge=0, le=1)  # tIoU of a coarse segment from which refining it is learned
+    pooled_boundaries: bool = True  # boundary labels come to the finest level by maximum; false: every n-th, as AFSD
+    sigma: float = Field(default=0.5, gt=0)  # of Gaussian soft-NMS
+    threshold: float = Field(default=0.01, ge=0, lt=1)  # scores up to it are no detections
+    most: int = Field(default=1000, gt=0)  # detections of a video
+    bootstrap: int = Field(default=1000, ge=0)  # resamples of videos for the interval of mAP; 0: none
+
+    @field_validator("tiou")
+    @classmethod
+    def _lists(cls, tiou: tuple[str, ...]) -> tuple[str, ...]:
+        if not tiou:
+            raise ValueError("names no list of thresholds")
+        for said in tiou:
+            thresholds(said)
+        return tiou
+
+    def default_weight(self, term: str) -> float:
+        return 10.0 if term in ("location", "refined_location") else 1.0
+
+
+class Task(BaseTask[Config]):
+    primary, title, text = "map", "mAP", ("video", "label")
+
+    def __init__(self, config: Config, classes: tuple[str, ...], root: Path | None = None) -> None:
+        super().__init__(config, classes)
+        assert root is not None, "detection needs the prepared data set that its segments lie in"
+        self.path = root / SEGMENTS
+        self.said = annotations.read(self.path)
+        number = {name: k for k, name in enumerate(classes)}
+        if foreign := sorted(set(self.said.actions.label) - set(classes)):
+            raise DataError(f"{self.path}: {foreign[0]!r} is not in classes.txt")
+        own: dict[str, list[tuple[int, float, float]]] = {}
+        a = self.said.actions
+        for video, start, end, label in zip(a.video, a.start_s, a.end_s, a.label, strict=True):
+            own.setdefault(video, []).append((number[label], start, end))
+        self.own = {video: sorted(rows) for video, rows in own.items()}  # of two labels of one segment, the first one
+        self.places = max(map(len, self.own.values()), default=1)
+        self._last: tuple[Scored, Segments] | None = None
+
+    def check(self, names: list[str], labels: list[int]) -> None:
+        del labels  # the label of a whole video is of no use here
+        if not any(name in self.own for name in names):
+            raise DataError(f"{self.path}: it names none of the videos, such as {names[0]!r}")
+
+    def truth(self, shown: Shown) -> dict[str, Tensor]:
+        """The actions of a window: `segments` [M, 2] as shares of it, `classes` [M] (-1: none), `span_s` [2]."""
+        length = shown.end_s - shown.start_s
+        segments, classes = torch.zeros(self.places, 2), torch.full((self.places,), -1)
+        for i, (label, start, end) in enumerate(self._in(shown, self.config.inside)):
+            cut = (max(start, shown.start_s), min(end, shown.end_s))
+            segments[i] = torch.tensor([(t - shown.start_s) / length for t in cut])
+            classes[i] = label
+        span_s = torch.tensor([shown.start_s, shown.end_s], dtype=torch.float64)
+        return {"segments": segments, "classes": classes, "span_s": span_s}
+
+    def wants(self, shown: Shown) -> bool:
+        """Windows that hold some action whole."""
+        return bool(self._in(shown, 1.0))
+
+    def protocol(self) -> dict[str, Any]:
+        return {"annotations_checksum": self.said.checksum}
+
+    def losses(self, batch: ClipBatch, student: View) -> dict[str, Tensor]:
+        segments, classes = batch.extra["segments"], batch.extra["classes"]
+        return _detection_losses.losses(
+            _said(student), segments, classes, self.config.refined_from, self.config.pooled_boundaries
+        )
+
+    def right(self, batch: ClipBatch, view: View) -> Tensor:
+        """Clips with an action: whether most of its locations name its class before the other classes."""
+        said = _said(view)
+        sizes = _detection_losses.level_sizes(said["level_boundary"].shape[2], view.logits.shape[2])
+        centre = _detection_losses.centres(sizes, view.logits.device)
+        own = _detection_losses.assign(batch.extra["segments"], batch.extra["classes"], centre)
+        right = (view.logits[:, 1:].argmax(dim=1) + 1 == own.label) & own.positive
+        n = own.positive.sum(dim=1)
+        return (2 * right.sum(dim=1) > n)[n > 0]
+
+    def keep(self, view: View, extra: dict[str, Tensor]) -> dict[str, Tensor]:
+        segments, scores = _detections.decode(_said(view))
+        return {"segments": _detections.in_seconds(segments.cpu(), extra["span_s"]), "scores": scores.cpu()}
+
+    def results(self, scored: Scored) -> dict[str, Any]:
+        return figures(self._truth(scored.ids), self._found(scored), self.config.tiou, self.config.bootstrap)
+
+    def headline(self, figures: dict[str, Any]) -> str:
+        low, high = figures.get("map_interval", (float("nan"),) * 2)
+        return f"mAP@{figures['tiou']} {figures['map']:.1%} (95 % {low:.1%} to {high:.1%})"
+
+    def predictions(self, scored: Scored) -> dict[str, list[Any]]:
+        """One row a detection, by video and falling score."""
+        found = self._found(scored)
+        return {name: getattr(found, name).tolist() for name in COLUMNS}
+
+    def answers(self, columns: dict[str, list[Any]], videos: list[str]) -> Answers:
+        found = Segments.of(zip(*(columns[name] for name in COLUMNS), strict=True), scored=True)
+        return Answers(videos, matched(self._truth(videos), found, self.config.tiou[0]).mean)
+
+    def agreement(self, before: Scored, after: Scored) -> dict[str, Any]:
+        """Of the best detections of `before`, as many a video as it has actions, the share that some detection of
+        `after` repeats: the same class, at tIoU 0.5."""
+        first = self._found(before)
+        ids, counts = np.unique(self._truth(before.ids).actions.video, return_counts=True)
+        most = dict(zip(ids, counts.tolist(), strict=True))
+        seen: dict[str, int] = {}
+        best = np.zeros(len(first), bool)
+        for i, video in enumerate(first.video):
+            seen[video] = seen.get(video, 0) + 1
+            best[i] = seen[video] <= most.get(video, 0)
+        said = Truth(first.where(best), before.ids, self.classes)
+        hits = sum(int(hit.sum()) for hit in matched(said, self._found(after), "0.5").hit)
+        return {"n": int(best.sum()), "repeated": hits, "agreement": hits / max(int(best.sum()), 1)}
+
+    def _in(self, shown: Shown, share: float) -> list[tuple[int, float, float]]:
+        """(class, start_s, end_s) of the actions of which at least `share` lies in the window."""
+        found = []
+        for label, start, end in self.own.get(shown.video, ()):
+            if not start < min(end, shown.duration_s):  # nothing of it is in the file
+                continue
+            inside = min(end, shown.end_s) - max(start, shown.start_s)
+            if inside + TOUCH_S >= share * (end - start):
+                found.append((label, start, end))
+        return found
+
+    def _truth(self, videos: list[str]) -> Truth:
+        return Truth(self.said.actions, videos, self.classes)
+
+    def _found(self, scored: Scored) -> Segments:
+        """The detections in every video, by video and falling score."""
+        if self._last is None or self._last[0] is not scored:
+            rows: list[tuple[str, float, float, str, float]] = []
+            for name, places, scores in zip(scored.ids, scored.kept["segments"], scored.kept["scores"], strict=True):
+                if not torch.isfinite(scores).all() or not torch.isfinite(places).all():
+                    raise DataError(f"the network's answers to {name!r} are not finite")
+                c = self.config
+                own, label, worth = _detections.of_video(places, scores, c.sigma, c.threshold, c.most)
+                names = [self.classes[k] for k in label]
+                rows += zip([name] * len(worth), *own.T.tolist(), names, worth.tolist(), strict=True)
+            self._last = scored, Segments.of(rows, scored=True)
+        return self._last[1]
+
+
+def _said(view: View) -> dict[str, Tensor]:
+    """What the heads of a detector said. ConfigError if the network is none."""
+    if "level_boundary" not in view.taps:
+        raise ConfigError("the task detection needs a network that detects: name: detector, options: {backbone: ...}")
+    return {"logits": view.logits, **view.taps}
+
+
+def add_score_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--annotations", type=Path, metavar="FILE", help="score detections against it (.csv or .json)")
+    parser.add_argument(
+        "--tiou", action="append", metavar="START:STEP:STOP", help=f"thresholds; may come twice ({' and '.join(TIOU)})"
+    )
+    parser.add_argument("--subset", help="of the annotations, where there are several")
+
+
+def score_file(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of the detections in `path` against options.annotations, whoever made them."""
+    if options.annotations is None:
+        raise ConfigError("detections are scored against annotations: say --annotations FILE")
+    tiou = options.tiou or TIOU
+    for each in tiou:
+        thresholds(each)
+    said = annotations.read(options.annotations).only(options.subset, options.annotations)
+    found = annotations.read_detections(path)
+    classes = tuple(sorted(set(said.actions.label)))
+    if foreign := sorted(set(found.label[np.isin(found.video, list(said.subset))]) - set(classes)):
+        raise DataError(f"{path}: {foreign[0]!r} is no class of {options.annotations}")
+    truth = Truth(said.actions, sorted(said.subset), classes)
+    result = figures(truth, found, tiou, options.bootstrap)
+    return result | {"annotations_checksum": said.checksum, "subset": options.subset or "all"}
+
+
+def class_line(row: dict[str, Any]) -> str:
+    area = "  none" if row["ap"] is None else f"{row['ap']:6.1%}"
+    return f"{area}  {row['n']:5}  {row['class']}"
