@@ -29,12 +29,14 @@ CLASSES = {
     "loom_in": (3, 1),
     "loom_out": (3, -1),
 }
+PARTS: tuple[str, ...] = ("train", "val", "test")
 TURN = 1 << 16  # a coordinate is a 16-bit integer, once around the torus
 SLOWEST = (0.010, 0.010, 0.011, 0.012)  # of a turn a frame: of the frame's width, height, of 360 degrees, of the sizes
 FASTEST = (0.022, 0.022, 0.028, 0.028)
 RADIUS = (0.14, 0.30)  # of the frame: a shape at the two ends of its size phase
 FADE = 0.12  # of the size phase: where a shape appears and disappears
 FPS = 25
+UNTRIMMED = 300  # frames of an untrimmed video: 12 s, some four actions
 TIMEOUT_S = 60.0
 RECIPE = 2  # one more whenever the same settings would make other pictures
 
@@ -79,7 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val", type=int, default=0, help="clips to validate on (default: %(default)s)")
     parser.add_argument("--test", type=int, default=160, help="clips to test on (default: %(default)s)")
     parser.add_argument("--size", type=int, default=defaults.size, help="px, even (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=defaults.frames, help="a clip (default: %(default)s)")
+    parser.add_argument("--frames", type=int, help=f"a clip (default: {defaults.frames}; {UNTRIMMED} untrimmed)")
+    parser.add_argument("--untrimmed", action="store_true", help="long videos with several actions, and segments.csv")
+    parser.add_argument("--classes", type=int, default=len(CLASSES), metavar="N", help="the first N (default: all)")
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument(
         "--difficulty", type=float, default=defaults.difficulty, help="0..1, how strong the background is (%(default)s)"
@@ -87,28 +91,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    args.frames = args.frames or (UNTRIMMED if args.untrimmed else Settings().frames)
     if args.size < 16 or args.size % 2 or args.frames < 2 or not 0 <= args.difficulty <= 1:
         raise ConfigError("--size must be even and 16 or more, --frames 2 or more, --difficulty 0 to 1")
     if min(args.train, args.val, args.test, args.seed) < 0 or not args.train + args.val + args.test:
         raise ConfigError("--train, --val, --test and --seed must be 0 or more, with at least one clip in all")
+    if not 2 <= args.classes <= len(CLASSES):
+        raise ConfigError(f"--classes must be 2 to {len(CLASSES)}")
     settings = Settings(args.size, args.frames, args.seed, args.difficulty)
-    counts = {"train": args.train, "val": args.val, "test": args.test}
+    classes, counts = tuple(CLASSES)[: args.classes], dict(zip(PARTS, (args.train, args.val, args.test), strict=True))
+    items = list(videos(counts) if args.untrimmed else clips(counts, classes))
     listing = Listing(
-        name="motion",
-        classes=tuple(CLASSES),
+        name="motion_untrimmed" if args.untrimmed else "motion",
+        classes=classes,
         splits=("split1",),
-        table=table_of(clips(counts), ("split1",)),
+        table=table_of(items, ("split1",)),
         horizontal_flip="changes_labels",
         licence="rendered by this program; no rights reserved",
     )
-    make = functools.partial(make_clip, settings)
-    produce.produce(args.out, listing, make, f"motion {RECIPE} {settings}", args.workers)
+    make, recipe = functools.partial(make_clip, settings), f"motion {RECIPE} {settings}"
+    if args.untrimmed or args.classes < len(CLASSES):
+        recipe += f" {classes}"
+    if args.untrimmed:
+        from data_prep.pipeline import untrimmed  # it renders with this module
+
+        make = functools.partial(untrimmed.make, settings, classes)
+    produce.produce(args.out, listing, make, recipe, args.workers)
+    if args.untrimmed:
+        listing.notes["actions"] = untrimmed.write_segments(args.out, settings, classes, items)
     return writer.finish(args.out, listing, vars(settings))
 
 
-def clips(counts: dict[str, int]) -> Iterator[Item]:
+def videos(counts: dict[str, int]) -> Iterator[Item]:
+    """The long videos of each part; as a whole they are of no class."""
+    for part, count in counts.items():
+        for i in range(count):
+            yield Item(f"{part}_{i:05d}.mp4", f"{part}/{i}", "", parts=(part,))
+
+
+def clips(counts: dict[str, int], names: tuple[str, ...] = tuple(CLASSES)) -> Iterator[Item]:
     """The clips of each part, the classes in turn."""
-    names = list(CLASSES)
     for part, count in counts.items():
         for i in range(count):
             label = names[i % len(names)]
@@ -118,8 +140,12 @@ def clips(counts: dict[str, int]) -> Iterator[Item]:
 def make_clip(settings: Settings, item: Item, target: Path) -> produce.Facts:
     """Render the clip and encode it into `target`."""
     part, i = item.source.split("/")
-    rng = np.random.default_rng([settings.seed, ["train", "val", "test"].index(part), int(i)])
-    video = render(draw(rng, settings), item.label, settings)
+    rng = np.random.default_rng([settings.seed, PARTS.index(part), int(i)])
+    return encode(render(draw(rng, settings), item.label, settings), settings, target)
+
+
+def encode(video: np.ndarray, settings: Settings, target: Path) -> produce.Facts:
+    """[T, H, W, 3] uint8 into the file `target`."""
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{settings.size}x{settings.size}", "-r", str(FPS), "-i", "-"]
     ffmpeg.run([*raw, *ffmpeg.output(target, settings.crf, "veryfast")], TIMEOUT_S, video.tobytes())
     width, height, frames = ffmpeg.count(target)
@@ -153,12 +179,17 @@ def draw(rng: np.random.Generator, settings: Settings) -> Scene:
 
 def states(scene: Scene, label: str, frame: int) -> np.ndarray:
     """[shapes, 4] uint16: where the shapes are on the torus. Sums wrap around."""
+    return moved(scene.start, scene.speed, label, frame)
+
+
+def moved(start: np.ndarray, speed: float, label: str, frames: int) -> np.ndarray:
+    """[shapes, 4] uint16: where shapes at `start` are after some frames of the class; speed is 0 slowest to 1."""
     coordinate, sign = CLASSES[label]
     slow, fast = SLOWEST[coordinate], FASTEST[coordinate]
-    step = round((slow + (fast - slow) * scene.speed) * TURN)
-    moved = scene.start.astype(np.int64)
-    moved[:, coordinate] += sign * step * frame
-    return (moved % TURN).astype(np.uint16)
+    step = round((slow + (fast - slow) * speed) * TURN)
+    state = start.astype(np.int64)
+    state[:, coordinate] += sign * step * frames
+    return (state % TURN).astype(np.uint16)
 
 
 def render(scene: Scene, label: str, settings: Settings) -> np.ndarray:

@@ -35,8 +35,10 @@ def run(args: argparse.Namespace) -> int:
 def pick(data: index.Index, count: int) -> list[dict[str, Any]]:
     """Videos of every class in turn."""
     usable = data.table.filter(pc.equal(data.table["status"], "ok"))
-    per_class = -(-count // len(data.classes))
-    picked = [usable.filter(pc.equal(usable["label"], name)).slice(0, per_class).to_pylist() for name in data.classes]
+    per_class = -(-count // max(pc.count_distinct(usable["label"]).as_py(), 1))
+    picked = [
+        usable.filter(pc.equal(usable["label"], name)).slice(0, per_class).to_pylist() for name in (*data.classes, "")
+    ]
     turns = [rows[turn] for turn in range(per_class) for rows in picked if turn < len(rows)]
     if not turns:
         raise DataError(f"{data.root}: no video in it is ok")

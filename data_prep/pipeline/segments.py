@@ -1,0 +1,111 @@
+"""From annotated untrimmed videos to a prepared data set: the index, segments.csv, and ambiguous.csv kept apart."""
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.pipeline import official, prepare
+from data_prep.pipeline.listing import Item, Listing, table_of
+from vidkd import annotations
+from vidkd.annotations import Annotations
+from vidkd.data import index
+from vidkd.errors import DataError
+from vidkd.types import Segments
+
+SPLITS = ("split1",)
+Clock = Callable[[Segments, Mapping[str, float]], Segments]  # (as annotated, video -> frames/s) -> in seconds
+
+
+def run(
+    args: argparse.Namespace,
+    name: str,
+    said: Annotations,
+    part_of: Mapping[str, str],
+    *,
+    files: tuple[Path, ...],
+    licence: str,
+    notes: Mapping[str, Any],
+    flip_changes_labels: bool = False,
+    clock: Clock = lambda segments, _fps: segments,
+) -> int:
+    """Prepare the annotated videos that lie below --root; `part_of` says the part of each video that is wanted.
+
+    Segments are written with the videos that were made, and with no others.
+    """
+    found = {annotations.bare(stem): path for stem, path in official.by_stem(args.root).items()}
+    wanted = sorted(video for video in part_of)
+    missing = [video for video in wanted if video.rpartition("/")[2] not in found]
+    if missing and not args.allow_missing:
+        raise DataError(
+            f"{args.root}: {len(missing)} of the {len(wanted)} annotated videos are not there, the first is "
+            f"{missing[0]!r}; get them, or go on without them with --allow-missing"
+        )
+    items = [
+        Item(f"{video}.mp4", str(found[stem].absolute()), "", parts=(part_of[video],))
+        for video in wanted
+        if (stem := video.rpartition("/")[2]) in found
+    ]
+    listing = Listing(
+        name=name,
+        classes=tuple(sorted(set(said.actions.label))),
+        splits=SPLITS,
+        table=table_of(items, SPLITS),
+        horizontal_flip="changes_labels" if flip_changes_labels else "keeps_labels",
+        licence=licence,
+        files=files,
+        notes={**notes, "annotated": len(wanted), "missing": len(missing)},
+    )
+    status = prepare.run(listing, args)
+    if (args.out / "index.csv").exists():
+        _write(args.out, said, clock)
+    return status
+
+
+def _write(out: Path, said: Annotations, clock: Clock) -> None:
+    """segments.csv and, if there are any, ambiguous.csv; and a word on what no training can use."""
+    data = index.read(out)
+    names = [path.removesuffix(".mp4") for path in data.table["path"].to_pylist()]
+    facts = zip(data.table["frames"].to_pylist(), data.table["fps"].to_pylist(), strict=True)
+    fps, duration_s = {}, {}
+    for video, (frames, rate) in zip(names, facts, strict=True):
+        fps[video], duration_s[video] = rate, frames / rate if rate else 0.0
+    actions, unsure = (clock(each, fps) for each in (said.actions, said.ambiguous))
+    actions, unsure = (each.where(np.isin(each.video, names)) for each in (actions, unsure))
+    annotations.write(out / "segments.csv", actions)
+    if len(unsure):
+        annotations.write(out / "ambiguous.csv", unsure)
+    per_video = Counter(actions.video)
+    print(f"  segments   {len(actions)} in {len(per_video)} videos, {len(unsure)} ambiguous ones kept apart")
+    late = [v for v, start in zip(actions.video, actions.start_s, strict=True) if start >= duration_s[v]]
+    if late:
+        print(
+            f"  warning    {len(late)} actions begin when their video is over, the first in {late[0]!r}: they count in "
+            "the evaluation, and no training sees them"
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    prepare.add_arguments(parser)
+    parser.add_argument("--allow-missing", action="store_true", help="go on if annotated videos are not on disk")
+
+
+def parts(said: Annotations, meaning: Mapping[str, str]) -> dict[str, str]:
+    """The part of each video whose subset `meaning` names, as in {"validation": "train", "test": "test"}."""
+    return {video: meaning[subset] for video, subset in said.subset.items() if subset in meaning}
+
+
+def joined(each: Mapping[str, Annotations]) -> Annotations:
+    """Several files as one, the subset of each named by its key."""
+
+    def columns(which: str) -> Segments:
+        parts = [getattr(said, which) for said in each.values()]
+        return Segments(
+            *(np.concatenate([getattr(p, c) for p in parts]) for c in ("video", "start_s", "end_s", "label"))
+        )
+
+    subset = {video: name for name, said in each.items() for video in said.subset}
+    return Annotations(columns("actions"), columns("ambiguous"), subset, "")
