@@ -1,22 +1,40 @@
 """What every distillation method and every task must do. A new file is tested here with no edit."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from conftest import CONFIGS
-from vidkd import config_file, distiller, methods, models, tasks
+from vidkd import annotations, config_file, distiller, methods, models, tasks
 from vidkd.errors import ConfigError
 from vidkd.methods._base import BaseMethod
 from vidkd.section import in_steps
-from vidkd.types import ClipBatch
+from vidkd.types import ClipBatch, Segments, Shown
 
 SMALL = ("student.name=tiny4", "teacher.name=tiny16", "student.options={}", "teacher.options={}", "data.clip.frames=8",
          "student.view.frames=4", "teacher.view.frames=8", "student.view.size_px=16", "teacher.view.size_px=32",
          "student.weights=null", "teacher.weights=null", "student.adapt=none", "teacher.adapt=none",
          "student.reset_head=false", "teacher.reset_head=false")  # fmt: skip
+# A detector is made for one clip length and size.
+SMALL_DETECTORS = tuple(
+    f"{who}.options={{backbone: {net}, frames: 8, size_px: 16, width: 32, levels: 3}}"
+    for who, net in (("student", "tiny4"), ("teacher", "tiny16"))
+)
+SMALL_DETECTORS += tuple(f"{who}.view={{size_px: 16, frames: 8}}" for who in ("student", "teacher"))
+SMALL_DETECTORS += ("data.clip.frames=8", "student.weights=null", "teacher.weights=null", "data.windows=null")
 K = 4
+ROOT = Path()  # where a test keeps the truth of its tasks
+SEGMENTS = Segments.of([(f"clip{i}", 0.1 * i, 0.5 + 0.1 * i, "abcd"[i]) for i in range(4)])
+
+
+@pytest.fixture(autouse=True)
+def _truth(tmp_path, monkeypatch):
+    """A prepared data set, as far as a task reads it."""
+    annotations.write(tmp_path / "segments.csv", SEGMENTS)
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
 
 
 def run_for(kind):
@@ -25,17 +43,22 @@ def run_for(kind):
         sections = [m for m in config_file.load(path).methods if m.kind == kind]
         if sections:
             alone = json.dumps([sections[0].model_dump(mode="json")])
-            return in_steps(config_file.load(path, [f"methods={alone}", "teacher.cache=null", *SMALL]), 10)
+            small = SMALL_DETECTORS if config_file.load(path).student.name == "detector" else SMALL
+            said = [f"methods={alone}", "teacher.cache=null", f"data.root={ROOT}", *small]
+            return in_steps(config_file.load(path, said), 10)
     return pytest.fail(f"no shipped config uses method {kind!r}: add one to configs/")
 
 
-def one_batch(run, n=4):
+def one_batch(run, task, n=4):
     torch.manual_seed(1)
     views = {
         name: torch.randint(0, 256, (n, 3, v.frames, v.size_px, v.size_px), dtype=torch.uint8)
         for name, v in run.views().items()
     }
-    return ClipBatch(views, torch.arange(n) % K, tuple(f"clip{i}" for i in range(n)))
+    names = tuple(f"clip{i}" for i in range(n))
+    truth = [task.truth(Shown(name, 0.0, 1.0, 1.0, tuple(range(8)), (0, 0, 32, 32))) for name in names]
+    extra = {key: torch.stack([t[key] for t in truth]) for key in truth[0]}
+    return ClipBatch(views, torch.arange(n) % K, names, extra=extra)
 
 
 def step_of(kind, seed=0):
@@ -43,7 +66,7 @@ def step_of(kind, seed=0):
     torch.manual_seed(seed)
     trainee, teacher, _ = distiller.build(run, K)
     task = distiller.build_task(run, tuple("abcd"))
-    batch = one_batch(run)
+    batch = one_batch(run, task)
     seen = teacher(batch.seen_by("teacher"))
     student, terms = trainee(batch, seen)
     every = distiller.losses(run, 0, task.losses(batch, student), terms)
@@ -101,7 +124,8 @@ class TestEveryMethod:
     def test_total_is_the_weighted_sum(self, kind):
         run, *_, terms, every = step_of(kind)
         section = run.methods[0]
-        expected = run.task.weight("label", 0) * every["label"]
+        supervised = every.keys() - terms.keys() - {"total"}
+        expected = sum(run.task.weight(name, 0) * every[name] for name in supervised)
         expected += sum(section.weight(n.split("/")[1], 0) * t for n, t in terms.items())
         torch.testing.assert_close(every["total"], expected)
 
@@ -167,7 +191,7 @@ def test_a_new_method_file_is_found_without_any_edit(tmp_path, monkeypatch):
     path = next(p for p in CONFIGS if p.stem == "motion_kd")
     run = config_file.load(path, ["methods=[{kind: mylab.hint, power: 3.0}]", *SMALL])
     trainee, teacher, _ = distiller.build(run, K)
-    batch = one_batch(run)
+    batch = one_batch(run, distiller.build_task(run, tuple("abcd")))
     _, terms = trainee(batch, teacher(batch.seen_by("teacher")))
     assert isinstance(trainee.methods[0], BaseMethod)
     assert list(terms) == ["hint/gap"]
