@@ -9,35 +9,35 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.pipeline import official, prepare
-from data_prep.pipeline.listing import Listing, table_of
-from data_prep.pipeline.official import Named
+from data_prep.pipeline import official
+from data_prep.pipeline.official import Lists, Named, Source
 from vidkd.errors import DataError
 
 SPLITS = ("split1",)
 COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 PLACES = (".", "annotations", "../annotations")
 PARTS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
-LICENCE = "annotations: Creative Commons Attribution 4.0, as Google states; the videos belong to their uploaders"
+SOURCE = Source(
+    by_hand="Get the csv files from https://github.com/cvdfoundation/kinetics-dataset, which says how to get the "
+    "videos, and name both with --annotations and --root",
+    licence="unknown; see https://github.com/cvdfoundation/kinetics-dataset; the videos belong to their uploaders",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    prepare.add_arguments(parser)
     official.add_arguments(parser)
     parser.add_argument("--classes", type=Path, metavar="FILE", help="one class a line (default: sorted by name)")
     parser.add_argument("--name", default="kinetics", help="kinetics400, ... (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    prepare.begin(args)
+    official.begin(args, SOURCE)
     folder = official.find_folder(args, PLACES, "*train*.csv", "the csv files")
     files = [path for path in sorted(folder.glob("*.csv")) if part_of(path)]
     names = official.lines(args.classes) if args.classes else sorted({v.label for f in files for v in read(f, None)})
     found = official.by_stem(args.root)
     named = (video for file in files for video in read(file, found))
-    items, present, notes = official.match(args.root, named, names, args.allow_missing, found)
-    listing = Listing(args.name, present, SPLITS, table_of(items, SPLITS), "keeps_labels", LICENCE, tuple(files), notes)
-    return prepare.run(listing, args)
+    return official.run(args, args.name, Lists(named, names, SPLITS, files), SOURCE, found)
 
 
 def part_of(path: Path) -> str:

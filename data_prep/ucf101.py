@@ -1,43 +1,54 @@
 """UCF101: 13,320 videos, 101 classes, three official splits (ucfTrainTestlist); or some of its classes.
 
-Get UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip from https://www.crcv.ucf.edu/data/UCF101.php and unpack
-them side by side: `--root` is the folder with the videos in it. A root with a splits.csv of its own needs no lists.
+`--download` fetches both archives into --root (7 GB). Or get UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip
+from https://www.crcv.ucf.edu/data/UCF101.php: `--root` is the folder with the videos, or the archive. A root with a
+splits.csv of its own needs no lists.
 """
 
 import argparse
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.pipeline import official, prepare
-from data_prep.pipeline.listing import Listing, table_of
-from data_prep.pipeline.official import Named
+from data_prep.pipeline import official
+from data_prep.pipeline.download import Download
+from data_prep.pipeline.official import Lists, Named, Source
 from vidkd.errors import DataError
 
 SPLITS = ("split1", "split2", "split3")
-LICENCE = "none is stated at https://www.crcv.ucf.edu/data/UCF101.php; the videos were collected from YouTube"
 PLACES = (".", "ucfTrainTestlist", "../ucfTrainTestlist", "annotations")
+VIDEOS = Download(  # a mirror of the same files, in a .zip; size and checksum as tensorflow-datasets has them
+    "https://storage.googleapis.com/thumos14_files/UCF101_videos.zip",
+    6_960_400_115,
+    "sha256:dabf56f573cd19c79e096563529fec8126a2a34e18e10c72eb621dd687532b0d",
+)
+LISTS = Download(
+    "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip",
+    113_943,
+    "sha256:5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
+)
+SOURCE = Source(
+    by_hand="Get UCF101.rar from https://www.crcv.ucf.edu/data/UCF101.php",
+    licence="unknown; see https://www.crcv.ucf.edu/data/UCF101.php",
+    archives=(("root", VIDEOS), ("annotations", LISTS)),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    prepare.add_arguments(parser)
     official.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    prepare.begin(args)
+    official.begin(args, SOURCE)
     own = args.root / "splits.csv"
     if own.exists() and args.annotations is None:
-        named, classes, files = own_list(own)
+        lists = official.own_lists(own, {name: name for name in SPLITS}, lambda stem, _: group_of(stem))
     else:
-        named, classes, files = official_list(official.find_folder(args, PLACES, "trainlist01.txt", "the split files"))
-    items, present, notes = official.match(args.root, named, classes, args.allow_missing)
-    listing = Listing("ucf101", present, SPLITS, table_of(items, SPLITS), "keeps_labels", LICENCE, tuple(files), notes)
-    return prepare.run(listing, args)
+        lists = official_lists(official.find_folder(args, PLACES, "trainlist01.txt", "the split files"))
+    return official.run(args, "ucf101", lists, SOURCE)
 
 
-def official_list(folder: Path) -> tuple[list[Named], list[str], list[Path]]:
-    """The videos in the order of their names, the classes in the official order, and the files that say so."""
+def official_lists(folder: Path) -> Lists:
+    """The videos in the order of their names, the classes in the official order."""
     class_file = folder / "classInd.txt"
     classes = [line.partition(" ")[2].strip() for line in official.lines(class_file)]
     files, labels, parts = [class_file], {}, {}
@@ -53,16 +64,7 @@ def official_list(folder: Path) -> tuple[list[Named], list[str], list[Path]]:
                 labels[stem] = label
                 parts.setdefault(stem, [""] * len(SPLITS))[column] = part
     named = [Named(stem, labels[stem], group_of(stem), tuple(parts[stem])) for stem in sorted(parts, key=_natural)]
-    return named, classes, files
-
-
-def own_list(path: Path) -> tuple[Iterator[Named], list[str], list[Path]]:
-    rows = list(official.rows(path, ("clip", "label", *SPLITS)))
-    named = (
-        Named(Path(r["clip"]).stem, r["label"], group_of(Path(r["clip"]).stem), tuple(r[s] for s in SPLITS))
-        for r in rows
-    )
-    return named, sorted({row["label"] for row in rows}), [path]
+    return Lists(named, classes, SPLITS, files)
 
 
 def group_of(stem: str) -> str:

@@ -227,6 +227,8 @@ def _rar_members(archive: Path) -> Iterator[Member]:
     import rarfile  # pyright: ignore[reportMissingImports]
 
     with rarfile.RarFile(str(archive), errors="strict") as file:
+        if file.needs_password():  # or it could pass for an empty one
+            raise rarfile.PasswordRequired("it asks for a password")
         for info in file.infolist():
             special = "" if info.is_file() or info.is_dir() else "a link or a device"
             yield Member(info.filename, info.is_dir(), special, lambda info=info: file.open(info))

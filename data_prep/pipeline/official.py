@@ -3,12 +3,15 @@
 import argparse
 import csv
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from data_prep.pipeline.listing import Item
-from vidkd.errors import DataError
+from data_prep.pipeline import prepare
+from data_prep.pipeline.download import Download, download
+from data_prep.pipeline.listing import Item, Listing, table_of
+from vidkd.errors import ConfigError, DataError
 
 SUFFIXES = {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".vob", ".ts", ".m2ts", ".mts", ".wmv"}
 SUFFIXES |= {".asf", ".flv", ".ogv", ".ogg", ".3gp", ".3g2", ".divx"}
@@ -24,12 +27,64 @@ class Named:
     parts: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """What the lists of a data set say."""
+
+    named: Iterable[Named]
+    classes: Sequence[str]
+    splits: tuple[str, ...]
+    files: Sequence[Path]  # that say so
+    notes: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a data set comes from."""
+
+    by_hand: str  # what a person has to fetch, and from where
+    licence: str  # as the source states it
+    archives: tuple[tuple[str, Download], ...] = ()  # (option it stands for, what a program can fetch)
+    horizontal_flip: Literal["keeps_labels", "changes_labels"] = "keeps_labels"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of data sets with official lists."""
+    prepare.add_arguments(parser)
+    parser.add_argument(
+        "--download", action="store_true", help="fetch the official archives into the folder --root first, if not there"
+    )
     parser.add_argument(
         "--annotations", type=Path, help="the official lists: a folder or an archive (default: looked for)"
     )
     parser.add_argument("--allow-missing", action="store_true", help="go on if listed videos are not on disk")
+
+
+def begin(args: argparse.Namespace, source: Source) -> None:
+    """Fetch what is to be fetched; then --root and --annotations are folders. ConfigError where that cannot be."""
+    if args.download:
+        if not source.archives:
+            raise ConfigError(f"--download: no program can fetch this data set. {source.by_hand}")
+        folder = args.root
+        for option, archive in source.archives:
+            setattr(args, option, download(archive, folder))
+    prepare.begin(args)
+
+
+def run(args: argparse.Namespace, name: str, lists: Lists, source: Source, found: dict[str, Path] | None = None) -> int:
+    """Prepare the videos that the lists name; the exit status of the command."""
+    items, present, notes = match(args.root, lists.named, lists.classes, args.allow_missing, found)
+    listing = Listing(
+        name,
+        present,
+        lists.splits,
+        table_of(items, lists.splits),
+        source.horizontal_flip,
+        source.licence,
+        tuple(lists.files),
+        {**notes, **lists.notes},
+    )
+    return prepare.run(listing, args)
 
 
 def videos_under(root: Path) -> Iterator[Path]:
@@ -73,10 +128,11 @@ def match(
 ) -> tuple[list[Item], tuple[str, ...], dict[str, object]]:
     """The items on disk in the order of the list, the classes that have any, and notes on what is missing."""
     found = by_stem(root) if found is None else found
+    folded = {stem.casefold(): path for stem, path in found.items()}  # copies of UCF101 differ in a capital letter
     items, missing, wanted = [], [], 0
     for video in named:
         wanted += 1
-        path = found.get(video.stem)
+        path = found.get(video.stem) or folded.get(video.stem.casefold())
         if path is None:
             missing.append(video.stem)
             continue
@@ -136,14 +192,34 @@ def find_folder(args: argparse.Namespace, candidates: Iterable[str], pattern: st
     raise DataError(f"{args.root}: no {pattern} in it; get {what} and name their folder with --annotations")
 
 
-def hmdb_splits(folder: Path, numbers: tuple[int, ...]) -> tuple[dict[str, dict[str, tuple[str, ...]]], list[Path]]:
-    """class -> video -> its part in each split, from files <class>_test_split<N>.txt, and these files.
+def own_lists(path: Path, columns: dict[str, str], group_of: Callable[[str, str], str]) -> Lists:
+    """The lists of a splits.csv: clip, label, and columns that say train, test or unused (by name: our split).
+
+    `group_of` tells the group from the name of a video and its class.
+    """
+    table = list(rows(path, ("clip", "label", next(iter(columns)))))
+    if not table:
+        raise DataError(f"{path}: names no video")
+    present = [name for name in columns if name in table[0]]
+    named = []
+    for row in table:
+        stem = Path(row["clip"]).stem
+        parts = tuple("" if row[name] == "unused" else row[name] for name in present)
+        named.append(Named(stem, row["label"], group_of(stem, row["label"]), parts))
+    splits = tuple(columns[name] for name in present)
+    return Lists(named, sorted({row["label"] for row in table}), splits, [path])
+
+
+def hmdb_lists(folder: Path) -> Lists:
+    """The lists of files <class>_test_split<N>.txt, for each N from 1 to 3 that there is.
 
     A line is the name of a video and 1 for train, 2 for test, 0 for neither.
     """
     meaning = {"0": "", "1": "train", "2": "test"}
-    classes = sorted(p.name.removesuffix(f"_test_split{numbers[0]}.txt") for p in _split_files(folder, numbers[0]))
-    files, table = [], {}
+    numbers = [n for n in (1, 2, 3) if any(folder.glob(f"*_test_split{n}.txt"))]
+    ending = f"_test_split{numbers[0]}.txt"
+    classes = sorted(path.name.removesuffix(ending) for path in folder.glob(f"*{ending}"))
+    files, named = [], []
     for name in classes:
         parts: dict[str, list[str]] = {}
         for column, number in enumerate(numbers):
@@ -154,15 +230,11 @@ def hmdb_splits(folder: Path, numbers: tuple[int, ...]) -> tuple[dict[str, dict[
                 if code not in meaning or not video.strip():
                     raise DataError(f"{path}: {line!r} is not the name of a video and 0, 1 or 2")
                 parts.setdefault(Path(video.strip()).stem, [""] * len(numbers))[column] = meaning[code]
-        table[name] = {video: tuple(each) for video, each in parts.items()}
-    return table, files
+        named += [Named(stem, name, hmdb_source(stem, name), tuple(parts[stem])) for stem in sorted(parts)]
+    return Lists(named, classes, tuple(f"split{n}" for n in numbers), files)
 
 
 def hmdb_source(stem: str, label: str) -> str:
     """The film or video that a clip of HMDB51 is cut from: its name up to the action."""
     source, found, _ = stem.rpartition(f"_{label}_")
     return source if found else stem
-
-
-def _split_files(folder: Path, number: int) -> list[Path]:
-    return list(folder.glob(f"*_test_split{number}.txt"))

@@ -40,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--holdout", type=float, default=0.0, metavar="F", help="the fraction of train to make part val, whole groups"
     )
     parser.add_argument("--holdout-seed", type=int, default=0, metavar="SEED")
+    parser.add_argument(
+        "--executor",
+        choices=("processes", "dask", "ray"),
+        default="processes",
+        help="who makes them: this machine (default), or the cluster that DASK_SCHEDULER_ADDRESS or RAY_ADDRESS names, "
+        "whose machines must see --root and --out under the same paths",
+    )
     parser.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="make every N-th video, from I on")
 
 
@@ -74,7 +81,7 @@ def run(listing: Listing, args: argparse.Namespace) -> int:
     if args.frames != "video":
         listing = pack.listing_of(listing, args.frames)
         make, named = functools.partial(pack.make_packed, make, args.frames), f"{named} {args.frames}"
-    produce.produce(args.out, listing, make, named, args.workers, args.shard)
+    produce.produce(args.out, listing, make, named, args.workers, args.shard, args.executor)
     if args.shard[1] > 1 and not writer.is_complete(args.out, listing):
         print(f"{args.out}: shard {args.shard[0]} of {args.shard[1]} is done; the last shard to end writes the index")
         return 0

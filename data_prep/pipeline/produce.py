@@ -1,5 +1,6 @@
 """Make every video of a listing, in parallel, each whole or not at all, and only what has not been made yet."""
 
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep.pipeline import journal
+from data_prep.pipeline import cluster, journal
 from data_prep.pipeline.ffmpeg import DISK_FULL
 from data_prep.pipeline.journal import Done, Entry
 from data_prep.pipeline.listing import Item, Listing
@@ -38,6 +39,8 @@ class Facts:
 
 PARTIAL = ".tmp-"  # how the name of an unfinished file starts
 Make = Callable[[Item, Path], Facts]  # (what, into which file)
+Todo = tuple[Item, Done | None]  # what is to be made, and what is known of it from before
+MakeOne = Callable[[Item, Done | None], Entry | None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,13 @@ class Task:
 
 
 def produce(
-    out: Path, listing: Listing, make: Make, settings: str, workers: int, shard: tuple[int, int] = (0, 1)
+    out: Path,
+    listing: Listing,
+    make: Make,
+    settings: str,
+    workers: int,
+    shard: tuple[int, int] = (0, 1),
+    executor: str = "processes",
 ) -> None:
     """Make what is missing of the listing in the folder `out`; of shard (i, n) every n-th video from the i-th on.
 
@@ -61,11 +70,12 @@ def produce(
     todo = ((item, known.get(item.path)) for item in islice(listing.items(), shard[0], None, shard[1]))
     total = len(range(shard[0], listing.table.num_rows, shard[1]))
     name = ".journal.jsonl" if shard[1] == 1 else f".journal-{shard[0]}-of-{shard[1]}.jsonl"
-    task = Task(out, make, settings)
+    make_one = functools.partial(_one, Task(out.absolute(), make, settings))
+    results = cluster.results(executor, make_one, todo, workers) if executor != "processes" else None
     failed = 0
     journal.mend(out / name)
     with open(out / name, "ab") as log, tqdm(total=total, unit="video", disable=None, desc=listing.name) as bar:
-        for entry in _results(task, todo, workers):
+        for entry in results or _results(make_one, todo, workers):
             if entry:
                 failed += entry.status != "ok"
                 log.write(json.dumps(journal.record(entry)).encode() + b"\n")
@@ -90,10 +100,10 @@ def _name_of(out: Path) -> str:
     return marker.read_text(encoding="utf-8") if marker.is_file() else ""
 
 
-def _results(task: Task, todo: Iterator[tuple[Item, Done | None]], workers: int) -> Iterator[Entry | None]:
+def _results(make_one: MakeOne, todo: Iterator[Todo], workers: int) -> Iterator[Entry | None]:
     """What became of every item, as they finish; None where it had been made before."""
     if workers <= 1:
-        yield from (_one(task, *each) for each in todo)
+        yield from (make_one(*each) for each in todo)
         return
     # spawn: a forked child inherits the locks of threads that it does not have.
     context = multiprocessing.get_context("spawn")
@@ -102,7 +112,7 @@ def _results(task: Task, todo: Iterator[tuple[Item, Done | None]], workers: int)
     try:
         while True:
             with _without_interrupts():  # submitting starts workers, and they are to inherit that
-                running |= {pool.submit(_one, task, *each) for each in islice(todo, 4 * workers - len(running))}
+                running |= {pool.submit(make_one, *each) for each in islice(todo, 4 * workers - len(running))}
             if not running:
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)

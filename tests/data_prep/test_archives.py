@@ -1,5 +1,6 @@
 """What the internet may send: nothing gets out of the target, nothing grows without bound, half is nothing."""
 
+import base64
 import io
 import json
 import struct
@@ -14,6 +15,14 @@ from data_prep.pipeline.archives import Limits, unpack
 from vidkd.data import index
 from vidkd.errors import DataError
 
+# Two texts of 2048 letters, compressed by WinRAR: RAR 4 (solid) and RAR 5. From the tests of rarfile 4.2 (ISC licence).
+COMPRESSED = {
+    "rar3-solid": "UmFyIRoHADvQcwgADQAAAAAAAAArNHSAkCwAXAAAAAAIAAADoua3xbBmzD4dMwoApIEAAHN0ZXN0MS50eHQAwBEMzP6MnrD+MYGr"
+    "rLG7QHeoCmTWSzeDwQe8AeCFku77th0ACCAACIjpeAzSDAdhOkF4S7Nun1IK2sonQLrnC2SKYnH7uACRnlAv2FX/+sZY6+vE14h+VJaHH03s2RZ0kJ"
+    "AsAA4AAAAACAAAA6Lmt8WwZsw+HTMKAKSBAABzdGVzdDIudHh0AMCxIACIB+vyCmn6/JTe0MQ9ewBABwA=",
+    "rar5-times": "UmFyIRoHAQDz4YLrCwEFBwAGAQGAgIAAWZ3nQygCAwu3AASAEKSDAqLmt8WAAwEKc3Rlc3QxLnR4dAoDC52M9E0EeEFXxKo0RD"
+    "Qk+jLrR/rETX295gWAggqMwQMqlcoim1Aak91A/ABAAgDUYAQ27RX5t1SDKmROzXwf4B13VlEDBQQA",
+}
 HOSTILE = ["../evil", "a/../../evil", "/tmp/evil", "C:/evil", "..\\evil", "a\nb", "a\x00b", "\x1b[31m", "x" * 2000]
 
 
@@ -36,14 +45,14 @@ def write_tar(path: Path, *entries: tuple[str, bytes], mode: str = "w") -> Path:
     return path
 
 
-def write_rar(path: Path, *entries: tuple[str, bytes]) -> Path:
+def write_rar(path: Path, *entries: tuple[str, bytes], flags: int = 0) -> Path:
     """RAR 4 without compression, which rarfile reads without a program."""
 
     def block(kind: int, flags: int, body: bytes) -> bytes:
         head = struct.pack("<BHH", kind, flags, 7 + len(body)) + body
         return struct.pack("<H", zlib.crc32(head) & 0xFFFF) + head
 
-    parts = [b"Rar!\x1a\x07\x00", block(0x73, 0, bytes(6))]
+    parts = [b"Rar!\x1a\x07\x00", block(0x73, flags, bytes(6))]
     for name, content in entries:
         raw = name.encode()
         fields = (len(content), len(content), 3, zlib.crc32(content), 0x5A000000, 20, 0x30, len(raw), 0o100644)
@@ -102,6 +111,29 @@ def test_rar_names_that_lead_out(box):
     archive = write_rar(box / "a.rar", ("../evil", b"2"), ("/evil", b"3"))
     assert "lead out" in refused(archive, box / "out")
     assert {p.name for p in box.parent.iterdir()} == {"box"} and not Path("/evil").exists()
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_compressed_rar(box, name):
+    """Through a program (unrar, unar, 7z, bsdtar), or told which one to install."""
+    rarfile = pytest.importorskip("rarfile")
+    archive = box / f"{name}.rar"
+    archive.write_bytes(base64.b64decode(COMPRESSED[name]))
+    try:
+        rarfile.tool_setup()
+    except rarfile.RarCannotExec:
+        assert "apt install unar" in refused(archive, box / "out")
+        return
+    unpack(archive, box / "out", SMALL)
+    for path in (box / "out").glob("stest*.txt"):
+        assert path.read_bytes()[:12] == b"000\n001\n002\n" and path.stat().st_size == 2048
+    assert len(list((box / "out").glob("stest*.txt"))) == (2 if name == "rar3-solid" else 1)
+
+
+def test_a_locked_rar_is_not_an_empty_one(box):
+    """With its names encrypted too, it looks as if there were nothing in it."""
+    pytest.importorskip("rarfile")
+    assert "password" in refused(write_rar(box / "a.rar", ("x", b"1"), flags=0x80), box / "out")
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])

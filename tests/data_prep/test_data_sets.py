@@ -1,5 +1,6 @@
 """Each data set from its own lists and layout; the official lists, where at hand, have their official sizes."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -30,8 +31,9 @@ def named_videos(tmp_path, make_video):
 
 
 def test_ucf101_has_its_official_sizes(shared):
-    named, classes, files = ucf101.official_list(shared / "annotations/ucf101_splits")
-    assert len(named) == 13_320 and len(classes) == 101 and len(files) == 7
+    lists = ucf101.official_lists(shared / "annotations/ucf101_splits")
+    named = list(lists.named)
+    assert len(named) == 13_320 and len(lists.classes) == 101 and len(lists.files) == 7
     counts = [Counter(video.parts[i] for video in named) for i in range(3)]
     assert [(c["train"], c["test"]) for c in counts] == [(9537, 3783), (9586, 3734), (9624, 3696)]
     assert len({video.group for video in named}) == 101 * 25
@@ -41,10 +43,11 @@ def test_ucf101_has_its_official_sizes(shared):
 
 
 def test_hmdb51_has_its_official_sizes(shared):
-    table, files = official.hmdb_splits(shared / "annotations/hmdb51_splits", (1, 2, 3))
-    assert len(table) == 51 and len(files) == 153 and sum(map(len, table.values())) == 6766
+    lists = official.hmdb_lists(shared / "annotations/hmdb51_splits")
+    named = list(lists.named)
+    assert len(lists.classes) == 51 and len(lists.files) == 153 and len(named) == 6766
     for i in range(3):
-        counts = Counter(parts[i] for videos in table.values() for parts in videos.values())
+        counts = Counter(video.parts[i] for video in named)
         assert (counts["train"], counts["test"]) == (3570, 1530)
 
 
@@ -53,9 +56,9 @@ def test_jhmdb_has_its_official_sizes(shared, tmp_path, data_prep):
     words = ["jhmdb", "--root", shared / "data/jhmdb21", "--out", tmp_path / "out", "--copy"]
     assert data_prep(*words, "--shard", "0/40")[0] == 0
     assert len(list((tmp_path / "out").rglob("*.mp4"))) == 24
-    named, splits, _ = jhmdb.own_list(shared / "data/jhmdb21/splits.csv")
-    assert splits[0] == "split1" and len({video.label for video in named}) == 21
-    assert Counter(video.parts[0] for video in named) == {"train": 660, "test": 268}
+    lists = official.own_lists(shared / "data/jhmdb21/splits.csv", jhmdb.COLUMNS, official.hmdb_source)
+    assert lists.splits[0] == "split1" and len(lists.classes) == 21
+    assert Counter(video.parts[0] for video in lists.named) == {"train": 660, "test": 268}
 
 
 def test_real_ucf101_files(shared, tmp_path, data_prep, read_rows):
@@ -140,6 +143,60 @@ def test_kinetics_layout(named_videos, tmp_path, data_prep, read_rows):
         "a b/v1_000000_000010.mp4": ("a b", "val", "v1"),
     }
     assert kinetics.part_of(Path("kinetics_700_val.csv")) == "val" and not kinetics.part_of(Path("classes.csv"))
+
+
+def test_ssv2_layout(named_videos, tmp_path, data_prep, read_rows):
+    root = named_videos("20bn/7.avi", "20bn/8.avi", "20bn/9.avi")
+    labels = {"Pushing something from left to right": "1", "Holding something": "0"}
+    rows = [
+        {"id": "7", "label": "pushing a cup", "template": "Pushing [something] from left to right"},
+        {"id": "9", "label": "holding a pen", "template": "Holding [something]", "placeholders": ["a pen"]},
+    ]
+    (tmp_path / "labels").mkdir()
+    files = {"labels": labels, "train": rows, "validation": [{"id": "8", "template": "Holding [something]"}]}
+    for name, content in {**files, "test": [{"id": "1"}]}.items():
+        (tmp_path / "labels" / f"something-something-v2-{name}.json").write_text(json.dumps(content))
+    words = ["ssv2", "--root", root, "--annotations", tmp_path / "labels", "--out", tmp_path / "out"]
+    assert data_prep(*words)[0] == 0
+    data = index.read(tmp_path / "out")
+    assert data.classes == ("Holding something", "Pushing something from left to right") and data.flip_changes_labels
+    found = {path: (row["label"], row["split1"]) for path, row in read_rows(tmp_path / "out").items()}
+    assert found == {
+        "Pushing something from left to right/7.mp4": ("Pushing something from left to right", "train"),
+        "Holding something/9.mp4": ("Holding something", "train"),
+        "Holding something/8.mp4": ("Holding something", "val"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("train", [{"id": "7"}], "has no id and template"),
+        ("train", [{"id": "7", "template": "Eating [something]"}], "is of no class"),
+        ("train", {}, "is not a JSON list"),
+        ("labels", {"Holding something": "3"}, "are not 0 to 0"),
+        ("labels", {"Holding something": None}, "should map each class"),
+    ],
+)
+def test_wrong_ssv2_lists(named_videos, tmp_path, data_prep, name, content, told):
+    files = {"labels": {"Holding something": "0"}, "train": [], "validation": []}
+    root = named_videos("7.avi")
+    for each, right in files.items():
+        (root / f"{each}.json").write_text(json.dumps(content if each == name else right))
+    status, said = data_prep("ssv2", "--root", root, "--out", tmp_path / "out")
+    assert status == 2 and told in said and "Traceback" not in said
+
+
+def test_ucf101_in_other_letters(named_videos, tmp_path, data_prep, read_rows):
+    """The mirror of UCF101 writes HandstandPushups where the lists write HandStandPushups."""
+    root = named_videos("v_Handstand_g01_c01.avi")
+    (root / "splits.csv").write_text(
+        "clip,label,split1,split2,split3\nv_HandStand_g01_c01.avi,Handstand,train,test,train\n"
+    )
+    assert data_prep("ucf101", "--root", root, "--out", tmp_path / "out")[0] == 0
+    assert read_rows(tmp_path / "out")["Handstand/v_HandStand_g01_c01.mp4"]["split2"] == "test"
+    (root / "splits.csv").write_text("clip,label,split1,split2,split3\n")
+    assert "names no video" in data_prep("ucf101", "--root", root, "--out", tmp_path / "out2")[1]
 
 
 @pytest.mark.parametrize("separator", [" ", ",", "\t"])
