@@ -68,7 +68,7 @@ def run(
 def _write(out: Path, said: Annotations, clock: Clock) -> None:
     """segments.csv and, if there are any, ambiguous.csv; and a word on what no training can use."""
     data = index.read(out)
-    names = [path.removesuffix(".mp4") for path in data.table["path"].to_pylist()]
+    names = [str(Path(path).with_suffix("")) for path in data.table["path"].to_pylist()]
     facts = zip(data.table["frames"].to_pylist(), data.table["fps"].to_pylist(), strict=True)
     fps, duration_s = {}, {}
     for video, (frames, rate) in zip(names, facts, strict=True):

@@ -114,12 +114,13 @@ def prepare(videos, *options):
     return code, out
 
 
-def test_frames_become_seconds_and_split_columns_parts(videos, tmp_path, capsys):
+@pytest.mark.parametrize("form", ["video", "raw"])
+def test_frames_become_seconds_and_split_columns_parts(videos, tmp_path, capsys, form):
     (tmp_path / "s.csv").write_text(
         "clip,label,start_frame,end_frame,split1\na.mp4,run,1,25,train\na.mp4,jump,6,10,train\n"
         "b.mp4,run,26,30,test\nc.mp4,jump,40,50,train\n"
     )
-    code, out = prepare(videos, "segments", "--segments", str(tmp_path / "s.csv"))
+    code, out = prepare(videos, "segments", "--segments", str(tmp_path / "s.csv"), "--frames", form)
     assert code == 0
     said = annotations.read(out / "segments.csv").actions
     assert said.start_s.tolist() == pytest.approx([0, 0.2, 1.0, 1.56])
