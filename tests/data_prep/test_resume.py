@@ -75,21 +75,30 @@ def session_is_alive(leader: int) -> bool:
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments(tmp_path, make_video, data_prep, tree):
-    root = tmp_path / "videos"
-    for i in range(60):
+@pytest.mark.parametrize("form", ["video", "raw"])
+def test_killed_at_twenty_random_moments(tmp_path, make_video, data_prep, tree, form):
+    """Ten while it starts or works, ten surely while it writes; the last run leaves what an undisturbed one leaves."""
+    root, out = tmp_path / "videos", tmp_path / "killed"
+    for i in range(100):
         make_video(root / "a" / f"{i}.mp4", frames=60, size="320x240")
-    words = ["folder", "--root", str(root), "--out", str(tmp_path / "killed"), "--workers", "2"]
-    random = Random(0)
-    for _ in range(20):
+    words = ["folder", "--root", str(root), "--frames", form, "--out", str(out), "--workers", "2"]
+    journal = out / ".journal.jsonl"
+    size = lambda: journal.stat().st_size if journal.exists() else 0  # noqa: E731
+    random, at_work = Random(0), 0
+    for turn in range(20):
         process = subprocess.Popen([sys.executable, "-m", "data_prep", *words], start_new_session=True)
-        time.sleep(random.uniform(0.2, 2.5))
+        before = size()
+        while turn % 2 and size() == before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.3) if turn % 2 else random.uniform(0.2, 2.5))
+        at_work += size() > before and process.poll() is None
         # The command, or all of its processes: the first leaves workers that are still writing.
         (os.kill if random.random() < 0.5 else os.killpg)(process.pid, signal.SIGKILL)
         process.wait()
+    assert at_work >= 5 and not (out / "index.csv").exists()
     assert data_prep(*words)[0] == 0
-    assert data_prep("folder", "--root", root, "--out", tmp_path / "calm")[0] == 0
-    assert tree(tmp_path / "killed") == tree(tmp_path / "calm")
+    assert data_prep("folder", "--root", root, "--frames", form, "--out", tmp_path / "calm")[0] == 0
+    assert tree(out) == tree(tmp_path / "calm")
 
 
 def test_interrupted(tmp_path, make_video):
