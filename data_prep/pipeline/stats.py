@@ -122,6 +122,9 @@ def _classes(data: Index) -> str:
     split = data.splits[0] if data.splits else None
     parts = data.table[split] if split else pa.array([""] * data.table.num_rows)
     table = pa.table({"label": data.table["label"], "part": parts})
+    table = table.filter(pc.not_equal(table["label"], ""))
+    if not table.num_rows:  # untrimmed videos: their segments have the labels
+        return ""
     counts: dict[str, dict[str, int]] = {name: {} for name in data.classes}
     for row in table.group_by(["label", "part"]).aggregate([([], "count_all")]).to_pylist():
         counts[row["label"]][row["part"]] = row["count_all"]
@@ -208,7 +211,8 @@ def _samples(data: Index, count: int) -> str:
             image.thumbnail((FRAME_PX * 2, FRAME_PX * 2))  # twice as many pixels as shown, for fine screens
             image.save(file, "JPEG", quality=80)
             images.append(f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}'>")
-        words = f"{row['label']} · {row['frames'] / (row['fps'] or 1):.1f} s · {row['width']} x {row['height']}"
+        length = f"{row['frames'] / (row['fps'] or 1):.1f} s"
+        words = f"{row['label'] or row['path']} · {length} · {row['width']} x {row['height']}"
         boxes.append(f"<div class=sample title='{_esc(row['path'])}'><div>{''.join(images)}</div>"
                      f"<span class=soft>{_esc(words)}</span></div>")  # fmt: skip
     return f"<h2>Some of them, from start to end</h2><div class=samples>{''.join(boxes)}</div>"

@@ -32,6 +32,15 @@ def test_figures_and_pictures(tmp_path, videos, data_prep):
     assert not re.search(r"(src|href)=(?!['\"]?data:)|url\(|@import", page)
 
 
+def test_untrimmed_videos_have_no_class_of_their_own(tmp_path, videos, data_prep):
+    (tmp_path / "s.csv").write_text("video,start,end,label,split\na,0,1,run,train\nb,0,0.5,jump,test\n")
+    words = ["segments", "--root", videos / "jump", "--segments", tmp_path / "s.csv", "--out", tmp_path / "out"]
+    assert data_prep(*words)[0] == 0
+    assert data_prep("stats", tmp_path / "out")[0] == 0
+    page = (tmp_path / "out" / "stats.html").read_text()
+    assert "<b>2</b><span>classes</span>" in page and "a.mp4 · 1.2 s" in page and "<h2>Classes" not in page
+
+
 def test_where_it_goes(tmp_path, videos, data_prep):
     data_prep("folder", "--root", videos, "--out", tmp_path / "out", "--frames", "jpeg")
     assert data_prep("stats", tmp_path / "out", "--page", tmp_path / "new" / "page.html", "--samples", 0)[0] == 0
