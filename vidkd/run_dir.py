@@ -93,9 +93,16 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
     return [f"{path}: {b!r} there, {a!r} here"]
 
 
-def _same_run(run: Run, out: Path) -> None:
+def holds_another(run: Run, out: Path) -> list[str]:
+    """In what the configuration of the run in `out` differs from `run`; [] for the same, or where there is none."""
+    if not (out / "config.yaml").exists():
+        return []
     there = config_file.load(out / "config.yaml").model_dump(mode="json")
-    if found := differences(run.model_dump(mode="json"), there):
+    return differences(run.model_dump(mode="json"), there)
+
+
+def _same_run(run: Run, out: Path) -> None:
+    if found := holds_another(run, out):
         listing = "\n  ".join(found)
         raise ConfigError(
             f"{out}: holds a run of another configuration:\n  {listing}\n"
