@@ -1,14 +1,16 @@
 """Checkpoints: written whole or not at all, verified before they are read, pruned only once a newer one is whole.
 
-A checkpoint is a folder `step00000042` of safetensors files and a manifest.json with the size and sha256 of each,
-written last. It is made under a `.tmp-` name and renamed: a folder without that prefix is complete.
+A checkpoint is a folder `step00000042` of safetensors files and a manifest.json with the size and sha256 of each, and
+of itself, written last. It is made under a `.tmp-` name and renamed: a folder without a prefix is complete.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,57 +21,99 @@ from torch import Tensor
 from vidkd.errors import DataError
 
 Groups = Mapping[str, Mapping[str, Tensor]]  # file stem -> name -> tensor
+KEPT = 2
+NAME = re.compile(r"step(\d{8,})")
+ASIDE = "aside-"  # before the name of one that a run resumed from an older one will not read again
 
 
-def save(folder: Path, step: int, groups: Groups, state: dict[str, Any], keep: int = 2) -> Path:
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint that verified."""
+
+    path: Path
+    step: int
+    groups: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+
+def save(folder: Path, step: int, groups: Groups, state: dict[str, Any], keep: int = KEPT) -> Path:
     """Publish `groups` and the JSON-able `state` as the checkpoint of `step`; then prune all but the newest `keep`.
 
-    DataError for non-finite weights: a diverged run must not push good checkpoints out.
+    DataError, and nothing published or pruned, for non-finite weights (a diverged run must not push good checkpoints
+    out) and where it cannot be written.
     """
     for stem, tensors in groups.items():
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise DataError(f"checkpoint of step {step}: {stem}/{name} is not finite; nothing was written")
-    folder.mkdir(parents=True, exist_ok=True)
     final, partial = folder / f"step{step:08d}", folder / f".tmp-step{step:08d}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    files = {}
-    for stem, tensors in groups.items():
-        plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-        files[f"{stem}.safetensors"] = _write(partial / f"{stem}.safetensors", safetensors.torch.save(plain))
-    manifest = {"step": step, "state": state, "files": files}
-    _write(partial / "manifest.json", json.dumps(manifest, indent=1).encode())
-    if final.exists():  # the same step again: the run was resumed from an older one
-        shutil.rmtree(final)
-    partial.rename(final)
-    sync_folder(folder)
+    plain = {s: {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()} for s, tensors in groups.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        files = {}
+        for stem, tensors in plain.items():
+            files[f"{stem}.safetensors"] = _write(partial / f"{stem}.safetensors", safetensors.torch.save(tensors))
+        manifest = {"step": step, "state": state, "files": files}
+        _write(partial / "manifest.json", json.dumps(manifest | {"sha256": _digest(manifest)}, indent=1).encode())
+        sync_folder(partial)
+        if final.exists():  # nothing is deleted before the new one has its place
+            set_aside(final)
+        partial.rename(final)
+        sync_folder(folder)
+    except OSError as error:
+        size = sum(t.nbytes for tensors in plain.values() for t in tensors.values())
+        raise DataError(
+            f"{final}: the checkpoint of {size:,} bytes could not be written ({error.strerror}). Those before it "
+            "are untouched: mend that, then run the same command again"
+        ) from error
     for old in complete(folder)[:-keep]:
-        shutil.rmtree(old)
+        shutil.rmtree(old.rename(old.with_name(f".tmp-{old.name}")))  # never half of it under its own name
     return final
 
 
-def newest(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], int, list[str]] | None:
-    """The newest checkpoint that verifies: (groups, state, step, what was wrong with newer ones).
+def newest(folder: Path) -> tuple[Saved, list[str]] | None:
+    """The newest checkpoint that verifies, and what was wrong with newer ones.
 
     None if there is none at all; DataError if there are some and all of them are bad.
     """
     complaints = []
     for path in reversed(complete(folder)):
         try:
-            groups, manifest = _read(path)
+            return read(path), complaints
         except DataError as error:
             complaints.append(str(error))
-            continue
-        return groups, manifest["state"], manifest["step"], complaints
     if complaints:
         raise DataError("no checkpoint can be trusted: " + "; ".join(complaints) + ". Start anew with --resume never")
     return None
 
 
+def read(path: Path) -> Saved:
+    """The checkpoint in the folder `path`; DataError, naming the file, for anything in it that is not as it was."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+        stated = manifest.pop("sha256")
+        if stated != _digest(manifest):
+            raise DataError(f"{path / 'manifest.json'}: its checksum is wrong")
+        groups = {}
+        for name, expected in manifest["files"].items():
+            content = (path / name).read_bytes()
+            if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
+                raise DataError(f"{path / name}: its checksum is not the one in manifest.json")
+            groups[Path(name).stem] = safetensors.torch.load(content)
+        if (named := NAME.fullmatch(path.name)) and int(named[1]) != manifest["step"]:
+            raise DataError(f"{path}: holds the checkpoint of step {manifest['step']}")
+        return Saved(path, manifest["step"], groups, manifest["state"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not a whole checkpoint ({error})") from None
+
+
 def student_tensors(path: Path) -> dict[str, Tensor]:
     """The student that the checkpoint `path` would be evaluated as: the best on val, the averaged, or the last one."""
-    groups, _ = _read(path)
+    groups = read(path).groups
     if best := groups.get("best"):
         return best
     group, prefix = ("ema", "module.") if "ema" in groups else ("trainee", "student.")
@@ -78,7 +122,20 @@ def student_tensors(path: Path) -> dict[str, Tensor]:
 
 def complete(folder: Path) -> list[Path]:
     """The published checkpoints, oldest first."""
-    return sorted(p for p in folder.glob("step*") if p.is_dir())
+    found = {path: NAME.fullmatch(path.name) for path in folder.glob("step*") if path.is_dir()}
+    return sorted((p for p, match in found.items() if match), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step that the name of a published checkpoint says."""
+    return int(path.name.removeprefix("step"))
+
+
+def set_aside(path: Path) -> Path:
+    """Give a published checkpoint a name under which it is neither resumed nor counted; its new path."""
+    aside = path.with_name(ASIDE + path.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    return path.rename(aside)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -130,15 +187,5 @@ def _write(path: Path, content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        groups = {}
-        for name, expected in manifest["files"].items():
-            content = (path / name).read_bytes()
-            if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
-                raise DataError(f"{path / name}: its checksum is not the one in manifest.json")
-            groups[Path(name).stem] = safetensors.torch.load(content)
-        return groups, {"state": manifest["state"], "step": int(manifest["step"])}
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, safetensors.SafetensorError) as error:
-        raise DataError(f"{path}: not a whole checkpoint ({error})") from None
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

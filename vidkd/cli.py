@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 
 from vidkd.errors import VidkdError
+from vidkd.signals import Interrupted
 
+SIGNALLED = 128  # and the signal's number: as a shell says it of what a signal ended
 WRONG = 2  # as argparse: what was asked for cannot be done
 INTERRUPTED = 130  # 128 + SIGINT
 PIPE_CLOSED = 141  # 128 + SIGPIPE
@@ -20,6 +22,8 @@ def run_main(main: Callable[[list[str]], int], argv: list[str]) -> int:
         sys.stdout.flush()
     except VidkdError as error:
         return _say(str(error))
+    except Interrupted as interrupted:
+        return SIGNALLED + interrupted.number
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED

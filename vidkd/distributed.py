@@ -26,11 +26,16 @@ def mean_over_ranks(terms: dict[str, Tensor]) -> dict[str, float]:
 
 def any_rank(flag: bool, device: torch.device | None = None) -> bool:
     """Whether `flag` is true on at least one process; every process gets the same answer."""
+    return bool(max_over_ranks(int(flag), device))
+
+
+def max_over_ranks(value: int, device: torch.device | None = None) -> int:
+    """The greatest `value` of all processes, on every process."""
     if world_size() == 1:
-        return flag
-    shared = torch.tensor(int(flag), device=device)
+        return value
+    shared = torch.tensor(value, device=device)
     dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-    return bool(shared)
+    return int(shared)
 
 
 def gather_objects(value: Any) -> list[Any]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import vidkd
+from vidkd import signals
 from vidkd.config import Network, Run
 from vidkd.data import clips, decode, sampling
 from vidkd.data.index import Index, Part
@@ -36,6 +37,7 @@ def score(
     """Score every network on the view of its name, all from one decode of each video. Networks are left in eval mode.
 
     `progress` titles a bar on the first process; "" for none. DataError names the videos that were not scored once.
+    Interrupted where a signal was noted.
     """
     size = run.train.eval_batch_size or run.train.batch_size
     videos = max(1, size // (run.data.test_views.clips * run.data.test_views.crops))
@@ -45,8 +47,11 @@ def score(
     for network in networks.values():
         network.eval()
     mine: dict[str, list[Row]] = {name: [] for name in networks}
+    everywhere = len(part) // world_size() // videos  # batches that every process has
     with torch.no_grad(), autocast(device, run.train.mixed_precision):
-        for batch in bar:
+        for done, batch in enumerate(bar):
+            if done < everywhere:
+                signals.check(device)
             for name, network in networks.items():
                 mine[name] += _rows(_kept(network, name, task, batch, device, size), batch)
     return {name: _once_each(rows, part) for name, rows in mine.items()}

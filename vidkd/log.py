@@ -18,12 +18,13 @@ class Log:
         self.run, self.out, self.main = run, out, main
         self._file = self._bar = self._tensorboard = self._wandb = None
 
-    def start(self, first_step: int) -> None:
-        """Open everything, and drop what was logged after `first_step` by a run that was killed later than that."""
+    def start(self, first_step: int, scored: int) -> None:
+        """Open everything, and drop what a run that was killed later logged after `first_step`, or, of the val part,
+        after `scored`."""
         if not self.main:
             return
         path = self.out / "metrics.jsonl"
-        _truncate(path, first_step)
+        _truncate(path, first_step, scored)
         self._file = path.open("a", encoding="utf-8")
         if self.run.log.tensorboard:
             self._tensorboard = _tensorboard(self.out, first_step)
@@ -64,6 +65,11 @@ class Log:
                 refresh=False,
             )
 
+    def sync(self) -> None:
+        """Have every line on the disk: a checkpoint must not outlive, in a power cut, what was logged before it."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
     def say(self, text: str) -> None:
         """A line for the person at the terminal, that does not break the bar."""
         if self.main:
@@ -86,14 +92,15 @@ def read(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def _truncate(path: Path, first_step: int) -> None:
+def _truncate(path: Path, first_step: int, scored: int) -> None:
     """Drop what a killed run logged after the checkpoint that is resumed, and a half-written last line."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= first_step and first_step:
+            said = json.loads(line)
+            if said["step"] <= (scored if any(name.startswith("val/") for name in said) else first_step):
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError):
             continue

@@ -16,17 +16,19 @@ from vidkd.errors import ConfigError, DataError
 FREE = ("out", "log", "train.processes", "train.threads", "train.log_every_steps", "train.save_every",
         "train.eval_batch_size", "data.workers", "data.timeout_s", "teacher.allow_weak",
         "teacher.preflight_clips")  # fmt: skip
-MARK = ".vidkd-run"  # only a folder that holds it is ever cleared
+MARK = ".vidkd-run"  # only a folder that holds it is ever cleared; it says `saved` once a checkpoint was published
 OURS = ("config.yaml", "inputs.json", "metrics.jsonl", "results.json", "student.safetensors", "MODEL_CARD.md",
         "classes.txt", "student_predictions.csv", "teacher_predictions.csv", "report.html")  # fmt: skip
-OURS_FOLDERS = ("checkpoints", "tensorboard", "wandb", "evaluate")
+BAD_BATCHES = "bad_batches"
+OURS_FOLDERS = ("checkpoints", "tensorboard", "wandb", "evaluate", BAD_BATCHES)
 
 
 def claim(run: Run, resume: str) -> IO[str]:
     """Make `run.out_dir` this run's, and lock it; keep what is returned open for as long as the run lasts.
 
-    `resume`: "auto" goes on from what is there; "never" deletes an earlier run's checkpoints and results first.
-    ConfigError if the folder is another configuration's, cannot be written, or is in use.
+    `resume`: "auto" goes on from what is there; "never" deletes an earlier run's checkpoints and results first; the
+    path of a checkpoint goes on from that one. ConfigError if the folder is another configuration's, cannot be written,
+    is in use, or has lost its checkpoints, and for a path where it is finished.
     """
     out = run.out_dir
     try:
@@ -48,8 +50,13 @@ def claim(run: Run, resume: str) -> IO[str]:
     (out / MARK).touch()
     if mine and resume == "never":
         _clear(out)
-    elif mine and (checkpoint.complete(out / "checkpoints") or (out / "results.json").exists()):
-        _same_run(run, out)
+    elif mine:
+        if checkpoint.complete(out / "checkpoints") or (out / "results.json").exists():
+            same_run(run, config_file.load(out / "config.yaml"), out)
+        if resume == "auto":
+            _not_lost(out)
+        elif finished(out):
+            raise ConfigError(f"{out}: this run is finished; go on from {resume} in another folder with out=...")
     for stale in (*out.glob(".tmp-*"), *(out / "checkpoints").glob(".tmp-*")):
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     checkpoint.write_atomic(out / "config.yaml", config_file.dump(run).encode())
@@ -101,12 +108,33 @@ def holds_another(run: Run, out: Path) -> list[str]:
     return differences(run.model_dump(mode="json"), there)
 
 
-def _same_run(run: Run, out: Path) -> None:
-    if found := holds_another(run, out):
+def same_run(run: Run, there: Run, path: Path) -> None:
+    """ConfigError, with what differs, if `there`, which `path` holds, is not the run that `run` describes."""
+    if found := differences(run.model_dump(mode="json"), there.model_dump(mode="json")):
         listing = "\n  ".join(found)
         raise ConfigError(
-            f"{out}: holds a run of another configuration:\n  {listing}\n"
+            f"{path}: holds a run of another configuration:\n  {listing}\n"
             "Choose another folder with out=..., or --resume never to delete that run and start anew"
+        )
+
+
+def shared(out: Path) -> None:
+    """ConfigError on a process that does not see what the first one wrote: all of them read the checkpoints."""
+    if not (out / MARK).exists():
+        raise ConfigError(f"{out}: not the same folder on every machine of this run; choose a shared one with out=...")
+
+
+def saved(out: Path) -> None:
+    """Remember that the run in `out` has published a checkpoint."""
+    if not (out / MARK).read_text(encoding="utf-8"):
+        checkpoint.write_atomic(out / MARK, b"saved\n")
+
+
+def _not_lost(out: Path) -> None:
+    """ConfigError if the run had saved a checkpoint, and there is none now: nothing starts anew over old results."""
+    if (out / MARK).read_text(encoding="utf-8") and not checkpoint.complete(out / "checkpoints") and not finished(out):
+        raise ConfigError(
+            f"{out / 'checkpoints'}: this run's checkpoints are gone: bring them back, or --resume never starts it anew"
         )
 
 
@@ -116,3 +144,4 @@ def _clear(out: Path) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
     for name in OURS:
         (out / name).unlink(missing_ok=True)
+    (out / MARK).write_text("", encoding="utf-8")

@@ -1,12 +1,16 @@
-"""accelerate launch -m vidkd.train CONFIG [KEY=VALUE ...] [--resume auto|never] [--print-config]
+"""accelerate launch -m vidkd.train CONFIG [KEY=VALUE ...] [--resume auto|never|CHECKPOINT] [--print-config]
 
 Train the `student` of CONFIG, with its `teacher` and `methods` if it has them, evaluate it, and leave in runs/<name>:
 student.safetensors, config.yaml, MODEL_CARD.md, results.json, predictions and metrics.jsonl. The same command again
-goes on where it stopped.
+goes on where it stopped. SIGTERM, SIGUSR1 and Ctrl-C save the step that was reached and end with 128 + the signal's
+number; a second Ctrl-C ends at once.
 """
 
 import argparse
+import os
+import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from vidkd import (
     preflight,
     results,
     run_dir,
+    signals,
     teacher_cache,
     trained,
     trainer,
@@ -39,7 +44,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument(
-        "--resume", choices=("auto", "never"), default="auto", help="never: delete an earlier run first"
+        "--resume",
+        default="auto",
+        metavar="auto|never|CHECKPOINT",
+        help="auto: from the newest checkpoint; never: delete an earlier run first; CHECKPOINT: from that folder",
     )
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
     args = parser.parse_intermixed_args(argv)
@@ -47,6 +55,8 @@ def main(argv: list[str]) -> int:
     if args.print_config:
         print(config_file.dump(run), end="")
         return 0
+    if args.resume not in trained.RESUME and not Path(args.resume).is_dir():
+        raise ConfigError(f"--resume {args.resume}: neither auto nor never nor the folder of a checkpoint")
     print(summary(train(run, args.resume)))
     return 0
 
@@ -55,6 +65,8 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     """The whole run; its results. `stop` ends the training after that step without evaluating, as a kill would."""
     if run.train.threads:
         torch.set_num_threads(run.train.threads)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        signals.die_with_parent(signal.SIGTERM)  # a launcher that was killed leaves nobody behind in the run's folder
     accelerator = trained.make_accelerator(run)
     trained.check_processes(run, accelerator)
     data_set = index.read(run.data.root)
@@ -71,6 +83,7 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     if accelerator.is_main_process:
         run_dir.same_inputs(run.out_dir, inputs(run, data_set) | task.protocol())
     distributed.barrier()
+    run_dir.shared(run.out_dir)
     if (done := run_dir.finished(run.out_dir)) and stop is None:
         return done
     torch.manual_seed(run.seed)
@@ -88,6 +101,7 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
         teacher.to(accelerator.device)
         log.say(preflight.check_teacher(run, teacher, part, task, accelerator.device))
         if run.teacher and run.teacher.cache:
+<<<<<<< HEAD
             teacher_cache.check(run)
             guide = teacher_cache.open_cache(
                 run, data_set, part, teacher, trainee.each_method(), accelerator.device, log.say
@@ -95,6 +109,12 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
             log.say(guide.verdict)
     state = trainer.train(run, accelerator, trainee, guide, task, part, val, log, stop)
     log.close()
+=======
+            teacher_cache.check(run, trainee.each_method())
+            guide = teacher_cache.open_cache(run, data_set, part, teacher, accelerator.device)
+    with closing(log):
+        state = trainer.train(run, accelerator, trainee, guide, task, part, val, log, resume, stop)
+>>>>>>> 00afd9b (Signals save the step that was reached; checkpoints prove themselves whole and whose they are)
     if stop is not None:
         return {}
     student = state.student()

@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vidkd import checkpoint, optim
+import vidkd
+from vidkd import checkpoint, config_file, distributed, optim, run_dir
 from vidkd.config import Run
+from vidkd.data import decode
 from vidkd.distiller import Trainee
-from vidkd.errors import ConfigError
+from vidkd.distributed import gather_objects
+from vidkd.errors import ConfigError, DataError
 from vidkd.log import Log
 from vidkd.taps import Tapped
 
+RESUME = ("auto", "never")  # or the path of a checkpoint
 ON_CPU = (
     "on CPU accelerate launch starts one whatever --num_processes says; "
     "use: torchrun --nproc_per_node N -m vidkd.train CONFIG"
@@ -35,6 +40,8 @@ class Trained:
     step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)  # the student's weights at its best on the val part
     best_value: float = -math.inf
+    scored: int = 0  # the last step after which the val part was scored
+    saved: int = 0  # the last step of which there is a checkpoint
     seconds: float = 0.0  # spent in steps, over all starts of the run
     refused: int = 0  # fp16 steps in a row that the scaler skipped, up to now
 
@@ -98,27 +105,81 @@ def prepare(run: Run, accelerator: Accelerator, trainee: Trainee) -> Trained:
 
 
 def save(run: Run, accelerator: Accelerator, trained: Trained) -> None:
-    """Publish a checkpoint; the first process writes, the others wait."""
+    """Publish a checkpoint, unless there is one of this step; the first process writes, the others wait."""
+    if trained.saved == trained.step:
+        return
     if accelerator.is_main_process:
         groups = {"trainee": trained.unwrapped().state_dict(), "best": trained.best}
         groups |= {f"optim_{name}": checkpoint.optimizer_tensors(o) for name, o in trained.optimizers.items()}
         if trained.ema is not None:
             groups["ema"] = trained.ema.state_dict()
-        state: dict[str, Any] = {"best_value": trained.best_value if trained.best else None, "seconds": trained.seconds}
+        state: dict[str, Any] = {
+            "best_value": trained.best_value if trained.best else None,
+            "seconds": trained.seconds,
+            "scored": trained.scored,
+            "processes": accelerator.num_processes,
+            "environment": environment(accelerator),
+            "run": run.model_dump(mode="json"),
+        }
         if accelerator.scaler is not None:
             state["scaler"] = accelerator.scaler.state_dict()
         checkpoint.save(checkpoints(run), trained.step, {k: v for k, v in groups.items() if v}, state)
+        run_dir.saved(run.out_dir)
+    trained.saved = trained.step
     accelerator.wait_for_everyone()
 
 
-def resume(run: Run, accelerator: Accelerator, trained: Trained, log: Log) -> None:
-    """Restore the newest checkpoint that verifies, if there is any; every tensor by name, none left out."""
+def resume(run: Run, accelerator: Accelerator, trained: Trained, log: Log, wanted: str = "auto") -> None:
+    """Restore the newest checkpoint that verifies, if there is any, or the one at the path `wanted`: all of it or
+    DataError. Those it passes over get another name, so that they are neither counted nor read again.
+
+    ConfigError if it is of another configuration.
+    """
+    path = gather_objects(_choose(run, log, wanted) if accelerator.is_main_process else None)[0]
+    if path is None:
+        return
+    found = checkpoint.read(path)
+    run_dir.same_run(run, config_file.parse(found.state["run"], str(path)), path)
+    try:
+        _restore(accelerator, trained, found)
+    except (LookupError, RuntimeError) as error:
+        raise DataError(f"{path}: does not fit this run: {str(error).splitlines()[0]}") from None
+    log.say(f"resumed from step {trained.step}")
+    here = {"processes": accelerator.num_processes, "environment": environment(accelerator)}
+    if changed := run_dir.differences(here, {key: found.state[key] for key in here}):
+        log.say(f"equal to rounding, no longer to the bit, because of another {'; '.join(changed)}")
+    distributed.barrier()  # all have read it
+    if accelerator.is_main_process:
+        for other in checkpoint.complete(checkpoints(run)):
+            if other.resolve() != path.resolve() and checkpoint.step_of(other) >= trained.step:
+                log.say(f"{other.name} is now {checkpoint.set_aside(other).name}")
+    if path.resolve().parent != checkpoints(run).resolve():
+        trained.saved = 0
+        save(run, accelerator, trained)
+
+
+def environment(accelerator: Accelerator) -> dict[str, str]:
+    """What the bits of a result depend on besides the configuration."""
+    packages = {name: version(name) for name in ("torch", "torchvision", "accelerate", "numpy")}
+    return {"vidkd": vidkd.__version__, "device": accelerator.device.type, **packages, **decode.decoder_versions()}
+
+
+def _choose(run: Run, log: Log, wanted: str) -> Path | None:
+    """The checkpoint to resume. One process chooses for all: on a network disk another may not see the same yet."""
+    if wanted not in RESUME:
+        return checkpoint.read(Path(wanted)).path
     found = checkpoint.newest(checkpoints(run))
     if found is None:
-        return
-    groups, state, step, complaints = found
+        return None
+    newest, complaints = found
     for complaint in complaints:
         log.say(f"a newer checkpoint was passed over: {complaint}")
+    return newest.path
+
+
+def _restore(accelerator: Accelerator, trained: Trained, found: checkpoint.Saved) -> None:
+    """Every tensor by name, none left out."""
+    groups, state = found.groups, found.state
     trained.unwrapped().load_state_dict(groups["trainee"])
     for name, optimizer in trained.optimizers.items():
         checkpoint.restore_optimizer(optimizer, groups.get(f"optim_{name}", {}))
@@ -126,9 +187,9 @@ def resume(run: Run, accelerator: Accelerator, trained: Trained, log: Log) -> No
         trained.ema.load_state_dict(groups["ema"])
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
-    trained.best, trained.step, trained.seconds = groups.get("best", {}), step, state["seconds"]
+    trained.step = trained.saved = found.step
+    trained.best, trained.seconds, trained.scored = groups.get("best", {}), state["seconds"], state["scored"]
     trained.best_value = -math.inf if state["best_value"] is None else state["best_value"]
-    log.say(f"resumed from step {step}")
 
 
 def checkpoints(run: Run) -> Path:

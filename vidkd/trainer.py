@@ -3,19 +3,20 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vidkd import distiller, evaluation, optim
+from vidkd import distiller, evaluation, optim, signals
 from vidkd.config import Run
 from vidkd.data import clips, mixing
 from vidkd.data.index import Part
 from vidkd.data.loading import Loader
 from vidkd.distiller import Terms, Trainee
-from vidkd.distributed import any_rank, broadcast_state, mean_over_ranks
-from vidkd.errors import DataError
+from vidkd.distributed import broadcast_state, mean_over_ranks
+from vidkd.guard import DivergedError, Guard
 from vidkd.log import Log
 from vidkd.taps import Frozen
 from vidkd.tasks._base import BaseTask
@@ -24,10 +25,6 @@ from vidkd.trained import Trained, prepare, resume, save
 from vidkd.types import ClipBatch, View
 
 MAX_REFUSED = 20  # fp16 steps in a row that the scaler may skip while it looks for a scale
-
-
-class DivergedError(DataError):
-    """A loss or a gradient stopped being a number; no weight was changed by it."""
 
 
 def train(
@@ -39,35 +36,48 @@ def train(
     train_part: Part,
     val_part: Part | None,
     log: Log,
+    wanted: str = "auto",
     stop: int | None = None,
 ) -> Trained:
-    """Train `run` (lengths in steps) from its newest checkpoint, if any, to its end; `stop` ends early, like a kill."""
+    """Train `run` (lengths in steps) to its end, from the checkpoint that `wanted` says (trained.resume).
+
+    A signal saves the step that was reached and ends in Interrupted; `stop` ends after that step, like a kill.
+    """
     trained = prepare(run, accelerator, trainee)
-    resume(run, accelerator, trained, log)
-    log.start(trained.step)
+    resume(run, accelerator, trained, log, wanted)
+    log.start(trained.step, trained.scored)
     steps, frozen = run.train.count(), {n for n, p in trainee.named_parameters() if not p.requires_grad}
     loader = train_loader(run, train_part, trained.step, accelerator, teacher)
-    batches = iter(loader)
-    in_train_mode(trainee, frozen)
     said = 0
-    while trained.step < (stop or steps):
-        if trainee.takes_turns():
-            take_turns(trainee, trained.step, frozen)
-        terms, figures = update(run, trained, batches, teacher, task, accelerator)
-        trained.step += 1
-        log.step()
-        if due(trained.step, run.train.log_every_steps, steps):
-            losses = {f"loss/{name}": value for name, value in mean_over_ranks(terms).items()}
-            log.write(trained.step, {**losses, **figures, "data/replaced": len(loader.replaced)})
-        for bad in loader.replaced[said:]:
-            log.say(f"replaced by {bad.used}: {bad.reason}")
-        said = len(loader.replaced)
-        if val_part is not None and run.train.eval_every and due(trained.step, run.train.eval_every.count(), steps):
-            validate(run, trained, task, val_part, accelerator.device, log)
-            in_train_mode(trainee, frozen)
-        if due(trained.step, run.train.save_every.count(), steps):
+    with signals.noted(), closing(iter(loader)) as batches:
+        try:
+            while True:
+                scoring = run.train.eval_every and due(trained.step, run.train.eval_every.count(), steps)
+                if val_part is not None and scoring and trained.scored < trained.step:
+                    validate(run, trained, task, val_part, accelerator.device, log)
+                if due(trained.step, run.train.save_every.count(), steps):
+                    log.sync()
+                    save(run, accelerator, trained)
+                signals.check(accelerator.device)
+                if trained.step >= (stop or steps):
+                    return trained
+                in_train_mode(trainee, frozen)
+                if trainee.takes_turns():
+                    take_turns(trainee, trained.step, frozen)
+                terms, figures = update(run, trained, batches, teacher, task, accelerator)
+                trained.step += 1
+                log.step()
+                if due(trained.step, run.train.log_every_steps, steps):
+                    losses = {f"loss/{name}": value for name, value in mean_over_ranks(terms).items()}
+                    log.write(trained.step, {**losses, **figures, "data/replaced": len(loader.replaced)})
+                for bad in loader.replaced[said:]:
+                    log.say(f"replaced by {bad.used}: {bad.reason}")
+                said = len(loader.replaced)
+        except signals.Interrupted as interrupted:
+            log.sync()
             save(run, accelerator, trained)
-    return trained
+            log.say(f"{interrupted}: step {trained.step} is saved; the same command goes on from there")
+            raise
 
 
 def update(
@@ -82,6 +92,7 @@ def update(
     started, waited, n_clips = time.perf_counter(), 0.0, 0
     figures = set_learning_rates(run, trained)
     sums: Terms = {}
+    guard = Guard(run.out_dir)
     for micro in range(run.train.accumulate):
         asked = time.perf_counter()
         batch = next(batches).to(accelerator.device)
@@ -101,10 +112,12 @@ def update(
                 norms = distiller.gradient_norms(pulls, trained.unwrapped().student)
                 figures |= {f"grad/{name}": norm for name, norm in norms.items()}
             accelerator.backward(terms["total"])
+            guard.add(batch, seen, terms)
             sums = {name: sums.get(name, 0.0) + term.detach().float() for name, term in terms.items()}
             if accelerator.sync_gradients:
-                figures |= clip(run, trained, accelerator)
-                refuse_non_finite(run, trained, sums, figures, batch, accelerator)
+                figures |= (norms := clip(run, trained, accelerator))
+                # fp16 overflows now and then; its scaler skips such a step by itself
+                guard.check(trained.step + 1, norms if accelerator.scaler is None else {}, accelerator.device)
                 step_optimizers(trained, accelerator)
     if trained.ema is not None:
         trained.ema.update_parameters(trained.unwrapped().student)
@@ -159,21 +172,6 @@ def step_optimizers(trained: Trained, accelerator: Accelerator) -> None:
             raise DivergedError(f"step {trained.step + 1}: fp16 overflowed {trained.refused} times in a row; use bf16")
 
 
-def refuse_non_finite(
-    run: Run, trained: Trained, terms: Terms, figures: dict[str, float], batch: ClipBatch, accelerator: Accelerator
-) -> None:
-    """DivergedError on every process, before any weight changes, if a term or gradient on any of them is not finite."""
-    bad = [name for name, term in terms.items() if not torch.isfinite(term)]
-    if run.train.mixed_precision != "fp16":  # fp16 overflows now and then; its scaler skips such a step by itself
-        bad += [name for name, value in figures.items() if not math.isfinite(value)]
-    if any_rank(bool(bad), accelerator.device):
-        where = ", ".join(bad) if bad else "a term on another process"
-        raise DivergedError(
-            f"step {trained.step + 1}: not finite: {where}. Clips: {', '.join(batch.clip)}. "
-            "No weight was changed by this step. A lower optim.lr, a longer warm-up or optim.max_grad_norm may help"
-        )
-
-
 def take_turns(trainee: Trainee, step: int, frozen: set[str]) -> None:
     """Let only the parameters that learn at `step` receive gradients; the optimiser skips the others."""
     for name, parameter in trainee.named_parameters():
@@ -199,6 +197,7 @@ def validate(run: Run, trained: Trained, task: BaseTask, part: Part, device: tor
     if value > trained.best_value:
         trained.best_value = value
         trained.best = {name: t.detach().cpu().clone() for name, t in student.state_dict().items()}
+    trained.scored = trained.step
     log.write(trained.step, {f"val/{k}": v for k, v in results.items() if isinstance(v, int | float)})
 
 
@@ -226,4 +225,4 @@ def train_loader(
 
 
 def due(step: int, every: int, last: int) -> bool:
-    return step % every == 0 or step == last
+    return step > 0 and (step % every == 0 or step == last)

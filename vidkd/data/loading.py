@@ -7,7 +7,7 @@ is shared instead of copied, and a worker starts in milliseconds, not in the sec
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
 from multiprocessing.sharedctypes import RawArray
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from vidkd import signals
 from vidkd.data.index import Part
 from vidkd.errors import DataError
 from vidkd.types import ClipBatch
@@ -121,10 +122,10 @@ class Loader(DataLoader[Any]):
         self.allowed = allowed
         self.replaced: list[Bad] = []
 
-    def __iter__(self) -> Iterator[ClipBatch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __iter__(self) -> Generator[ClipBatch, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._batches(super().__iter__())  # the workers start now, not at the first batch
 
-    def _batches(self, loading: Any) -> Iterator[ClipBatch]:
+    def _batches(self, loading: Any) -> Generator[ClipBatch, None, None]:
         stuck = False
         try:
             while True:
@@ -213,7 +214,6 @@ def _end(loading: Any, stuck: bool) -> None:
 
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)  # the workers are the parallelism
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # a signal to the group is the trainer's to answer: it ends us after saving
+    for number in signals.SIGNALS:  # a signal to the group is the trainer's to answer: it ends us after saving
+        signal.signal(number, signal.SIG_IGN)
+    signals.die_with_parent(signal.SIGKILL)  # also where a decoder hangs, and nothing else would be heard

@@ -1,0 +1,300 @@
+"""A2 to A4: whole or not at all, verified before use, the last good one never lost, nothing restored silently wrong."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from reliability import runs
+from small_run import lines
+from vidkd import checkpoint
+from vidkd.errors import DataError
+
+GROUPS = ("trainee", "ema", "best", "optim_student", "optim_methods")
+
+
+def save(folder: Path, step: int, value: float = 1.0, keep: int = 2) -> Path:
+    return checkpoint.save(folder, step, {"trainee": {"w": torch.full((3,), value)}}, {"best_value": value}, keep)
+
+
+def newest_step(folder: Path) -> int:
+    found = checkpoint.newest(folder)
+    assert found is not None
+    return found[0].step
+
+
+def test_what_is_saved_is_what_is_read(tmp_path):
+    save(tmp_path, 5, 2.5)
+    found, complaints = checkpoint.newest(tmp_path)
+    assert torch.equal(found.groups["trainee"]["w"], torch.full((3,), 2.5))
+    assert (found.state, found.step, complaints) == ({"best_value": 2.5}, 5, [])
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert checkpoint.newest(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("what", ["exception", "full disk"])
+def test_a2_a_fault_in_any_call_leaves_a_checkpoint_that_verifies(tmp_path, monkeypatch, what):
+    """Every call of a save that touches the disk fails once, half done where it can be half done."""
+    places = [(checkpoint, "_write"), (Path, "mkdir"), (Path, "rename"), (checkpoint, "sync_folder")]
+    error = OSError(errno.ENOSPC, "No space left on device") if what == "full disk" else RuntimeError("planted")
+    failed = 0
+    for number in range(20):
+        save(tmp_path, 1)
+        calls = 0
+
+        def faulty(real, target, *args, number=number, **how):
+            nonlocal calls
+            calls += 1
+            if calls - 1 != number:
+                return real(target, *args, **how)
+            if args and isinstance(args[0], bytes):
+                target.write_bytes(args[0][: len(args[0]) // 2])
+            raise error
+
+        with monkeypatch.context() as patch:
+            for owner, name in places:
+                real = getattr(owner, name)
+                patch.setattr(owner, name, lambda *args, real=real, **how: faulty(real, *args, **how))
+            try:
+                save(tmp_path, 2, keep=1)
+            except (DataError, RuntimeError, OSError):
+                failed += 1
+        assert newest_step(tmp_path) in (1, 2)
+        if calls <= number:
+            break
+        save(tmp_path, 2, keep=1)  # the half-written folder of the same step is no obstacle
+        assert newest_step(tmp_path) == 2
+        shutil.rmtree(tmp_path)
+        tmp_path.mkdir()
+    assert failed == number >= 6
+
+
+def killed_in_call(name: str, number: int) -> None:
+    """Have the process kill itself in the `number`th call of checkpoint.`name`, half of it done."""
+    real, calls = getattr(checkpoint, name), 0
+
+    def dying(path, *args):
+        nonlocal calls
+        calls += "checkpoints" in path.parts
+        if calls == number:
+            if args:
+                path.write_bytes(args[0][: len(args[0]) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(path, *args)
+
+    setattr(checkpoint, name, dying)
+
+
+# Inside the weights of the second save; between its weights and its manifest; between its rename and its pruning.
+@pytest.mark.parametrize(("name", "number"), [("_write", 7), ("_write", 11), ("sync_folder", 4)])
+def test_a2_a_kill_inside_a_save_costs_that_save_at_most(root, tmp_path, whole, name, number):
+    out = tmp_path / "run"
+    run = runs.start(root, out, before=partial(killed_in_call, name, number))
+    assert run.end() == -signal.SIGKILL
+    assert newest_step(out / "checkpoints") == (4 if name == "sync_folder" else 2)
+    again = runs.run(root, out)
+    assert again.process.exitcode == 0, again.said()
+    assert runs.left(out) == whole
+    runs.tidy(out)
+
+
+@pytest.mark.parametrize("name", ["trainee.safetensors", "manifest.json"])
+def test_a2_one_flipped_byte_anywhere_is_found(tmp_path, name):
+    save(tmp_path, 1)
+    path = save(tmp_path, 2) / name
+    content = path.read_bytes()
+    for place in range(len(content)):
+        for bit in (1, 32):
+            harmed = bytearray(content)
+            harmed[place] ^= bit
+            path.write_bytes(bytes(harmed))
+            if name == "manifest.json" and _says_the_same(harmed, content):
+                continue
+            assert newest_step(tmp_path) == 1, f"byte {place}: {content[place : place + 1]!r}"
+
+
+def _says_the_same(harmed: bytes, content: bytes) -> bool:
+    """White space, or a letter of an escape: another way to write the same manifest."""
+    try:
+        return json.loads(harmed) == json.loads(content)
+    except ValueError:
+        return False
+
+
+def test_a2_a_stale_folder_of_the_same_step_is_no_obstacle(tmp_path):
+    (tmp_path / "step00000002").mkdir()
+    (tmp_path / ".tmp-step00000002").mkdir()
+    save(tmp_path, 2)
+    assert newest_step(tmp_path) == 2
+
+
+def test_a3_retention_keeps_the_newest_and_prunes_after_publishing(tmp_path, monkeypatch):
+    good: list[int] = []
+    rmtree = shutil.rmtree
+
+    def watched(path, **how):
+        good.append(newest_step(tmp_path))
+        return rmtree(path, **how)
+
+    save(tmp_path, 1, keep=1)
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    for step in range(2, 30):
+        save(tmp_path, step, keep=1)
+        assert [p.name for p in checkpoint.complete(tmp_path)] == [f"step{step:08d}"]
+    assert set(good) == set(range(1, 30))  # whenever anything was deleted, one that verifies was there
+    for step in range(30, 34):
+        save(tmp_path, step, keep=2)
+    assert [checkpoint.step_of(p) for p in checkpoint.complete(tmp_path)] == [32, 33]
+
+
+def test_a3_a_diverged_run_pushes_no_good_checkpoint_out(tmp_path):
+    save(tmp_path, 1)
+    with pytest.raises(DataError, match="trainee/w is not finite"):
+        save(tmp_path, 2, float("nan"), keep=1)
+    assert newest_step(tmp_path) == 1
+
+
+@pytest.fixture(scope="module")
+def halfway(root, tmp_path_factory):
+    """A run that was killed after its checkpoint of step 4."""
+    out = tmp_path_factory.mktemp("halfway") / "run"
+    run = runs.start(root, out)
+    run.wait_for((out / "checkpoints" / "step00000004").exists)
+    run.signal(signal.SIGKILL)
+    run.end()
+    shutil.rmtree(out / "checkpoints" / "step00000006", ignore_errors=True)
+    return out
+
+
+def harmed(halfway: Path, out: Path, name: str, harm: str) -> Path:
+    """A copy of the halfway run whose newest checkpoint is damaged."""
+    shutil.copytree(halfway, out)
+    path = out / "checkpoints" / "step00000004" / name
+    content = bytearray(path.read_bytes())
+    if harm == "removed":
+        path.unlink()
+        return path
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content) if harm == "flipped" else bytes(content[: len(content) // 3]))
+    return path
+
+
+@pytest.mark.parametrize("harm", ["removed", "cut", "flipped"])
+@pytest.mark.parametrize("name", [*(f"{group}.safetensors" for group in GROUPS), "manifest.json"])
+def test_a4_every_file_of_a_checkpoint_is_missed(halfway, tmp_path, name, harm):
+    path = harmed(halfway, tmp_path / "run", name, harm)
+    found, complaints = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    assert found.step == 2
+    assert str(path.parent) in complaints[0] and (name in complaints[0] or name == "manifest.json")
+
+
+def test_a4_a_run_falls_back_says_so_and_its_new_checkpoints_are_not_pruned_for_the_bad_ones(
+    root, halfway, tmp_path, whole
+):
+    out = tmp_path / "run"
+    harmed(halfway, out, "optim_methods.safetensors", "flipped")
+    assert {line["step"] for line in lines(out)} >= {1, 2, 3, 4}
+    run = runs.run(root, out)
+    assert run.process.exitcode == 0, run.said()
+    assert "optim_methods.safetensors: its checksum is not the one in manifest.json" in run.said()
+    assert "resumed from step 2" in run.said()
+    assert "step00000004 is now aside-step00000004" in run.said()
+    assert runs.left(out) == whole
+
+
+def test_a4_only_bad_checkpoints_stop_the_run(root, halfway, tmp_path):
+    out = tmp_path / "run"
+    harmed(halfway, out, "ema.safetensors", "cut")
+    (out / "checkpoints" / "step00000002" / "trainee.safetensors").unlink()
+    run = runs.run(root, out)
+    assert run.process.exitcode == 2
+    assert "no checkpoint can be trusted" in run.said() and "--resume never" in run.said()
+    assert "Traceback" not in run.said()
+    assert len(checkpoint.complete(out / "checkpoints")) == 2
+
+
+def test_a4_checkpoints_that_are_gone_stop_the_run(root, halfway, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(halfway, out)
+    shutil.rmtree(out / "checkpoints")
+    run = runs.run(root, out)
+    assert run.process.exitcode == 2
+    assert "this run's checkpoints are gone" in run.said()
+
+
+def test_a4_a_checkpoint_of_another_run_is_found(root, halfway, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(halfway, out)
+    foreign = checkpoint.read(out / "checkpoints" / "step00000004")
+    foreign.state["run"]["seed"] = 7
+    checkpoint.save(out / "checkpoints", 6, foreign.groups, foreign.state)
+    run = runs.run(root, out)
+    assert run.process.exitcode == 2
+    assert "step00000006: holds a run of another configuration" in run.said() and "seed: 7 there, 0 here" in run.said()
+
+
+def test_a4_a_checkpoint_with_tensors_of_another_network_is_found(root, halfway, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(halfway, out)
+    saved = checkpoint.read(out / "checkpoints" / "step00000004")
+    del saved.groups["trainee"]["student.net." + next(iter(saved.groups["best"])).removeprefix("net.")]
+    checkpoint.save(out / "checkpoints", 6, saved.groups, saved.state)
+    run = runs.run(root, out)
+    assert run.process.exitcode == 2
+    assert "step00000006: does not fit this run" in run.said() and "Traceback" not in run.said()
+
+
+def test_a4_a_renamed_checkpoint_is_found(tmp_path):
+    save(tmp_path, 1)
+    save(tmp_path, 2).rename(tmp_path / "step00000009")
+    found, complaints = checkpoint.newest(tmp_path)
+    assert found.step == 1
+    assert "step00000009: holds the checkpoint of step 2" in complaints[0]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a1_an_optimiser_goes_on_to_the_same_bits(kind):
+    def made():
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(3, 2)
+        return layer, kind(layer.parameters(), lr=0.1, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
+
+    def steps(layer, optimizer, count):
+        for _ in range(count):
+            layer(torch.ones(1, 3)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    whole, optimizer = made()
+    steps(whole, optimizer, 4)
+    first, before = made()
+    steps(first, before, 2)
+    second, after = made()
+    second.load_state_dict(first.state_dict())
+    checkpoint.restore_optimizer(after, checkpoint.optimizer_tensors(before))
+    steps(second, after, 2)
+    assert torch.equal(whole.weight, second.weight)
+
+
+def test_a4_another_runs_optimiser_is_refused():
+    big, small = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, bias=False)
+    a, b = (torch.optim.AdamW(m.parameters()) for m in (big, small))
+    big(torch.ones(1, 2)).sum().backward()
+    a.step()
+    with pytest.raises(DataError, match="optimiser has 2 parameters or more, this run's has 1"):
+        checkpoint.restore_optimizer(b, checkpoint.optimizer_tensors(a))
+
+
+def test_write_atomic_replaces_whole(tmp_path):
+    (tmp_path / "x").write_text("old")
+    checkpoint.write_atomic(tmp_path / "x", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"new"

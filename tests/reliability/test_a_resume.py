@@ -1,0 +1,196 @@
+"""A1 and A5 to A9: a killed run ends as an uninterrupted one, on any number of processes, and the log says it once."""
+
+import json
+import random
+import re
+import signal
+import time
+from functools import partial
+
+import pytest
+
+from reliability import runs
+from small_run import lines, same, tensors
+from vidkd import checkpoint
+from vidkd.types import ClipBatch
+
+CACHED = ("data.augment.mixup_alpha=0", "methods=[{kind: logits}]", "optim_methods=null", "train.steps=6")
+
+
+def killed_until_done(root, out, *overrides, kills, within_s, rng):
+    """Start the same command again and again and kill its whole group at random moments; how often it was killed."""
+    for killed in range(kills):
+        run = runs.start(root, out, *overrides)
+        run.process.join(rng.uniform(0, within_s))
+        if not run.process.is_alive():
+            assert run.end() == 0, run.said()
+            return killed
+        run.signal(signal.SIGKILL)
+        run.end()
+        run.log.write_text("")
+    run = runs.run(root, out, *overrides)
+    assert run.process.exitcode == 0, run.said()
+    return kills
+
+
+def test_a1_killed_at_random_moments(root, tmp_path, whole):
+    """Augmentation, two workers, accumulation, methods with parameters of their own that learn in turn, an average."""
+    started = time.monotonic()
+    runs.run(root, tmp_path / "timed")
+    within = time.monotonic() - started
+    assert runs.left(tmp_path / "timed") == whole
+    out = tmp_path / "run"
+    assert killed_until_done(root, out, kills=4, within_s=within, rng=random.Random(1)) >= 1
+    assert runs.left(out) == whole
+    runs.tidy(out)
+
+
+def test_a1_killed_with_a_cached_teacher(root, tmp_path):
+    def cached(folder):
+        return (*CACHED, f"teacher.cache={{views: 2, dtype: fp32, dir: {tmp_path / folder}}}")
+
+    started = time.monotonic()
+    assert runs.run(root, tmp_path / "whole", *cached("one")).process.exitcode == 0
+    within = time.monotonic() - started
+    killed_until_done(root, tmp_path / "run", *cached("two"), kills=2, within_s=within, rng=random.Random(2))
+    assert runs.left(tmp_path / "run") == runs.left(tmp_path / "whole")
+
+
+def noting(path):
+    """Have the process write down every training clip that it sees, and a checksum of its pixels, by step."""
+    to = ClipBatch.to
+
+    def noted(self, device):
+        with path.open("a") as file:
+            for name, row in zip(self.clip, self.seen_by("student"), strict=True):
+                video = row.double()
+                file.write(json.dumps([name, float(video.sum()), float((video * video.roll(1, -1)).sum())]) + "\n")
+        return to(self, device)
+
+    ClipBatch.to = noted
+
+
+def seen(path):
+    return [tuple(json.loads(line)) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a5_order_and_augmentation_go_on_in_the_middle_of_an_epoch(root, tmp_path, workers):
+    """An epoch is three steps: interrupted twice inside one, at its last step, and at the first of the next."""
+    how = (f"data.workers={workers}", "train.accumulate=1", "data.val=null", "train.eval_every=null", "teacher=null")
+    how += ("methods=[]", "optim_methods=null", "train.steps=12", "train.save_every={steps: 1}")
+    parts = []
+    for number, stops in (("whole", (12,)), ("cut", (4, 5, 6, 7, 12))):
+        for k, step in enumerate(stops):
+            log = tmp_path / f"{number}{k}"
+            run = runs.start(root, tmp_path / number, *how, before=partial(both, log, step))
+            assert run.end() == (0 if step == 12 else 143), run.said()
+            parts.append((number, seen(log)))
+    cut = [clip for name, part in parts for clip in part if name == "cut"]
+    assert cut == parts[0][1]
+    assert len(cut) == 12 * 8
+    for epoch in range(4):
+        assert len({name for name, *_ in cut[epoch * 24 : epoch * 24 + 24]}) == 24
+    assert len({clip for clip in cut}) == len(cut)  # every epoch augments anew
+
+
+def both(log, step):
+    """Note what is seen, and have SIGTERM come while `step` is being made."""
+    import os
+
+    from vidkd import trainer
+
+    noting(log)
+    update = trainer.update
+
+    def interrupted(run, trained, *args):
+        if trained.step + 1 == step < 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(run, trained, *args)
+
+    trainer.update = interrupted
+
+
+PLAIN = ("data.augment.mixup_alpha=0", "methods=[{kind: logits}]", "optim_methods=null", "student.name=tiny4",
+         "student.options={}", "data.workers=0", "train.accumulate=1")  # fmt: skip
+
+
+def test_a6_the_number_of_processes_may_change_at_a_fixed_global_batch(root, tmp_path):
+    """One process for nine steps; two for the first ones and one after that; what they see and learn is the same."""
+    one, changed = tmp_path / "one", tmp_path / "changed"
+    assert runs.run(root, one, *PLAIN).process.exitcode == 0
+    two = runs.ranks(root, changed, 2, *PLAIN, "train.save_every={steps: 3}")
+    two[0].wait_for((changed / "checkpoints" / "step00000003").exists)
+    for rank in two:
+        rank.signal(signal.SIGKILL)
+        rank.end()
+    rest = runs.run(root, changed, *PLAIN)
+    assert rest.process.exitcode == 0, rest.said()
+    assert "no longer to the bit, because of another processes: 2 there, 1 here" in rest.said()
+    same(tensors(one, 9), tensors(changed, 9), rtol=1e-5, atol=1e-6)
+    for a, b in zip(lines(one), lines(changed), strict=True):
+        assert a["step"] == b["step"]
+        if "loss/total" in a:
+            assert b["loss/total"] == pytest.approx(a["loss/total"], rel=1e-5)
+
+
+def test_a6_a_batch_that_cannot_be_shared_says_what_can(root, tmp_path):
+    three = runs.ranks(root, tmp_path / "run", 3)
+    assert {rank.end() for rank in three} == {2}
+    assert "train.batch_size 8 must be a multiple of processes x accumulate = 6" in three[0].said()
+
+
+def test_a7_resume_is_a_habit(root, tmp_path, whole):
+    out = tmp_path / "run"
+    run = runs.start(root, out)
+    run.wait_for((out / "checkpoints" / "step00000006").exists)
+    run.signal(signal.SIGKILL)
+    run.end()
+    older = out / "checkpoints" / "step00000004"
+    back = runs.run(root, out, options=("--resume", str(older)))  # from an older one, because one wants to
+    assert back.process.exitcode == 0, back.said()
+    assert "resumed from step 4" in back.said() and "step00000006 is now aside-step00000006" in back.said()
+    assert runs.left(out) == whole
+    started = time.monotonic()
+    again = runs.run(root, out)  # a finished run says its result
+    assert again.process.exitcode == 0 and "top-1" in again.said().splitlines()[-2]
+    assert time.monotonic() - started < 20
+    refused = runs.run(root, out, options=("--resume", str(older)))
+    assert refused.process.exitcode == 2 and "this run is finished" in refused.said()
+    newest = checkpoint.complete(out / "checkpoints")[0]
+    elsewhere = runs.run(root, tmp_path / "elsewhere", options=("--resume", str(newest)))
+    assert elsewhere.process.exitcode == 0, elsewhere.said()
+    assert runs.left(tmp_path / "elsewhere") == whole | {"log": whole["log"][-1:]}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"), [("nver", "neither auto nor never nor"), ("/tmp", "/tmp: not a whole checkpoint")]
+)
+def test_a7_a_checkpoint_that_is_none(root, tmp_path, wanted, message):
+    run = runs.run(root, tmp_path / "run", options=("--resume", wanted))
+    assert run.process.exitcode == 2
+    assert message in run.said() and "Traceback" not in run.said()
+
+
+def test_a8_one_run_at_a_time_and_a_dead_one_holds_nothing(root, tmp_path, whole):
+    out = tmp_path / "run"
+    first = runs.start(root, out)
+    first.wait_for((out / "checkpoints").exists)
+    started = time.monotonic()
+    second = runs.start(root, out)
+    second.log = first.log
+    assert second.end(30) == 2
+    assert time.monotonic() - started < 20
+    assert re.search(rf"in use by process {first.pid} on \S+", first.said())
+    first.signal(signal.SIGKILL)
+    first.end()
+    third = runs.run(root, out)
+    assert third.process.exitcode == 0, third.said()
+    assert runs.left(out) == whole
+
+
+def test_a9_the_log_has_every_step_once(whole):
+    training = [line["step"] for line in whole["log"] if "loss/total" in line]
+    scoring = [line["step"] for line in whole["log"] if "val/top1" in line]
+    assert training == list(range(1, 10))
+    assert scoring == [3, 6, 9]

@@ -1,0 +1,134 @@
+"""B: a signal leaves a good checkpoint at the current step, on every process, and ends the run in time."""
+
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from reliability import runs
+from small_run import lines
+from vidkd import checkpoint, evaluation
+
+RARELY = "train.save_every={steps: 100}"  # only a signal saves before the end
+
+
+def newest(out: Path) -> checkpoint.Saved:
+    found = checkpoint.newest(out / "checkpoints")
+    assert found is not None and not found[1]
+    return found[0]
+
+
+def goes_on(root: Path, out: Path, whole: dict[str, object], *overrides: str) -> None:
+    """The same command again ends as if nothing had happened."""
+    again = runs.run(root, out, *overrides)
+    assert again.process.exitcode == 0, again.said()
+    assert "resumed from step" in again.said()
+    assert runs.left(out) == whole
+    runs.tidy(out)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
+def test_b1_a_signal_to_the_group_saves_the_current_step(root, tmp_path, whole, number, status):
+    out = tmp_path / "run"
+    run = runs.start(root, out, RARELY)
+    run.wait_for_step(4)
+    run.signal(number)
+    assert run.end(30) == status, run.said()
+    assert "Traceback" not in run.said()
+    saved = newest(out)
+    assert saved.step == lines(out)[-1]["step"] >= 4  # the step that was reached, whatever save_every says
+    assert f"step {saved.step} is saved" in run.said()
+    runs.tidy(out)
+    goes_on(root, out, whole, RARELY)
+
+
+def slow_writes(mark: Path, seconds: float) -> None:
+    write = checkpoint._write
+
+    def slow(path: Path, content: bytes) -> dict:
+        if "checkpoints" in path.parts:
+            mark.touch()
+            time.sleep(seconds)
+        return write(path, content)
+
+    checkpoint._write = slow
+
+
+def slow_scoring(mark: Path, seconds: float) -> None:
+    kept = evaluation._kept
+
+    def slow(*args):
+        mark.touch()
+        time.sleep(seconds)
+        return kept(*args)
+
+    evaluation._kept = slow
+
+
+def test_b1_a_signal_inside_a_save_does_not_harm_it(root, tmp_path, whole):
+    out, mark = tmp_path / "run", tmp_path / "mark"
+    run = runs.start(root, out, before=partial(slow_writes, mark, 0.2))
+    run.wait_for(mark.exists)
+    run.signal(signal.SIGTERM)
+    assert run.end(30) == 143, run.said()
+    assert newest(out).step == 2
+    goes_on(root, out, whole)
+
+
+def test_b1_a_signal_inside_an_evaluation_ends_it_and_the_val_part_is_scored_again(root, tmp_path, whole):
+    out, mark = tmp_path / "run", tmp_path / "mark"
+    few = ("train.eval_batch_size=1", RARELY)  # 8 batches
+    run = runs.start(root, out, *few, before=partial(slow_scoring, mark, 1.0))
+    run.wait_for(mark.exists)
+    run.signal(signal.SIGTERM)
+    signalled = time.monotonic()
+    assert run.end(30) == 143, run.said()
+    assert time.monotonic() - signalled < 6  # not the eight seconds that scoring would take
+    assert (newest(out).step, newest(out).state["scored"]) == (3, 0)
+    goes_on(root, out, whole, RARELY)
+
+
+def test_b1_a_signal_before_the_first_step_ends_the_run_at_once(root, tmp_path):
+    out = tmp_path / "run"
+    run = runs.start(root, out)
+    run.wait_for((out / "config.yaml").exists)
+    run.signal(signal.SIGTERM)
+    assert run.end(10) in (-signal.SIGTERM, 143)
+
+
+def test_b2_a_signal_to_one_process_of_two_stops_both_at_one_step(root, tmp_path):
+    out = tmp_path / "run"
+    both = runs.ranks(root, out, 2, RARELY)
+    both[0].wait_for(lambda: (out / "metrics.jsonl").exists() and len(lines(out)) > 3)
+    both[1].signal(signal.SIGUSR1, group=False)
+    signalled = time.monotonic()
+    assert [rank.end(20) for rank in both] == [138, 138], both[0].said() + both[1].said()
+    assert time.monotonic() - signalled < 10
+    assert newest(out).step == lines(out)[-1]["step"]
+    assert newest(out).state["processes"] == 2
+
+
+def test_b5_a_second_ctrl_c_ends_at_once(root, tmp_path):
+    out, mark = tmp_path / "run", tmp_path / "mark"
+    run = runs.start(root, out, before=partial(slow_writes, mark, 60))
+    run.wait_for(mark.exists)  # inside a save that takes a minute a file
+    run.signal(signal.SIGINT)
+    time.sleep(1.2)
+    assert run.process.is_alive()
+    run.signal(signal.SIGINT)
+    pressed = time.monotonic()
+    assert run.end(10) == -signal.SIGINT
+    assert time.monotonic() - pressed < 3
+
+
+def test_b5_one_ctrl_c_that_comes_twice_is_one(root, tmp_path):
+    out, mark = tmp_path / "run", tmp_path / "mark"
+    run = runs.start(root, out, before=partial(slow_writes, mark, 0.5))
+    run.wait_for(mark.exists)
+    run.signal(signal.SIGINT)  # from the terminal
+    os.kill(run.pid, signal.SIGINT)  # and from the launcher
+    assert run.end(30) == 130, run.said()
+    assert newest(out).step == 2

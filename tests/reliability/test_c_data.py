@@ -1,0 +1,101 @@
+"""C3 to C5: what cannot be read is counted or an error that names it; nothing hangs, nothing ends with fewer clips."""
+
+import ctypes
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import tiny_set
+from reliability import runs
+from small_run import SMALL, lines
+
+from vidkd.data import clips
+
+VICTIM = "train_005.mp4"
+PLAIN = (*SMALL, "data.workers=2", "train.save_every={steps: 1}")
+SKIP = ("data.on_error=skip", "data.max_bad_fraction=0.1")
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """The data set with one training video that has its size and cannot be decoded."""
+    root = tiny_set.make(tmp_path / "broken")
+    spoil(root / VICTIM)
+    return root
+
+
+def spoil(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:600] + bytes(path.stat().st_size - 600))
+
+
+def trouble(kind: str) -> None:
+    """Have whoever opens the victim hang with the interpreter held, or die."""
+    opened = clips.open_video
+
+    def troubled(path: Path, decoder: str):
+        if path.name == VICTIM and kind == "hangs":
+            ctypes.PyDLL(None).sleep(120)
+        if path.name == VICTIM and kind == "dies":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return opened(path, decoder)
+
+    clips.open_video = troubled
+
+
+def test_c3_a_video_that_cannot_be_read_is_one_error(broken, tmp_path):
+    run = runs.run(broken, tmp_path / "run", base=PLAIN)
+    assert run.process.exitcode == 2
+    assert VICTIM in run.said() and "Traceback" not in run.said()
+
+
+def test_c3_skipped_videos_are_replaced_alike_and_counted_through_a_kill(broken, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    done = runs.run(broken, whole, *SKIP, base=PLAIN)
+    assert done.process.exitcode == 0, done.said()
+    replaced = [line["data/replaced"] for line in lines(whole)]
+    assert replaced[-1] == 2  # six steps of eight are two epochs of twenty-four
+    assert replaced == sorted(replaced)
+    assert done.said().count(f"{VICTIM}: ") == 2
+    run = runs.start(broken, out, *SKIP, base=PLAIN)
+    run.wait_for((out / "checkpoints" / "step00000004").exists)
+    run.signal(signal.SIGKILL)
+    run.end()
+    assert runs.run(broken, out, *SKIP, base=PLAIN).process.exitcode == 0
+    assert runs.left(out) == runs.left(whole)
+
+
+def test_c3_they_are_counted_over_all_processes(broken, tmp_path):
+    spoil(broken / "train_011.mp4")
+    both = runs.ranks(broken, tmp_path / "two", 2, *SKIP, "train.steps=3", base=PLAIN)
+    assert [rank.end() for rank in both] == [0, 0], both[0].said()
+    assert lines(tmp_path / "two")[-1]["data/replaced"] == 2  # one epoch
+    many = runs.ranks(broken, tmp_path / "many", 2, "data.on_error=skip", "data.max_bad_fraction=0.05", base=PLAIN)
+    assert [rank.end() for rank in many] == [2, 2]
+    assert "2 videos of epoch 0 could not be read, more than data.max_bad_fraction allows (1.2)" in many[0].said()
+
+
+def test_c3_a_test_video_is_never_replaced(tmp_path):
+    root = tiny_set.make(tmp_path / "set")
+    spoil(root / "test_003.mp4")
+    run = runs.run(root, tmp_path / "run", *SKIP, base=PLAIN)
+    assert run.process.exitcode == 2
+    assert "test_003.mp4" in run.said() and not (tmp_path / "run" / "results.json").exists()
+
+
+def test_c4_a_clip_that_hangs_is_named(root, tmp_path):
+    run = runs.start(root, tmp_path / "run", "data.timeout_s=3", base=PLAIN, before=partial(trouble, "hangs"))
+    run.wait_for((tmp_path / "run" / "config.yaml").exists)
+    started = time.monotonic()
+    assert run.end(60) == 2, run.said()
+    assert time.monotonic() - started < 3 + 15
+    assert "silent for 3" in run.said() and f"it was reading: {VICTIM}" in run.said()
+
+
+def test_c5_a_worker_that_dies_is_an_error_that_names_its_clip(root, tmp_path):
+    run = runs.run(root, tmp_path / "run", base=PLAIN, before=partial(trouble, "dies"))
+    assert run.process.exitcode == 2
+    assert "a loader worker died" in run.said() and VICTIM in run.said()
+    assert "Traceback" not in run.said()

@@ -1,0 +1,81 @@
+"""Signals that ask a run to end: noted when they come, obeyed where nothing is lost, by all processes at one step.
+
+SIGTERM (preemption), SIGUSR1 (the warning a scheduler can be asked for) and SIGINT (Ctrl-C) are treated alike.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+
+from vidkd.distributed import max_over_ranks
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SAME_S = 1.0  # one Ctrl-C may come twice, from the terminal and from the launcher: it is a second one only after this
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+class Interrupted(Exception):
+    """A signal asked the run to end, and all its processes have agreed to."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+_asked: int | None = None
+_asked_at = 0.0
+
+
+@contextmanager
+def noted() -> Iterator[None]:
+    """Inside, a signal is noted for `check`, and a second Ctrl-C ends the process at once.
+
+    Outside, signals do what the system lets them do. One that no `check` saw is sent again at the end. Only the main
+    thread can do this: in another one nothing changes.
+    """
+    global _asked
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    try:
+        yield
+    except Interrupted:
+        _asked = None  # obeyed
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        unseen, _asked = _asked, None
+        if unseen is not None:
+            os.kill(os.getpid(), unseen)
+
+
+def check(device: torch.device | None = None) -> None:
+    """Interrupted, on every process, if a signal has reached any of them. All must call this equally often."""
+    if number := max_over_ranks(_asked or 0, device):
+        raise Interrupted(number)
+
+
+def die_with_parent(number: signal.Signals) -> None:
+    """Have the system send this process `number` when its parent dies, where the system can (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    global _asked, _asked_at
+    del frame
+    if number == signal.SIGINT and _asked is not None and time.monotonic() - _asked_at > SAME_S:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    if _asked is None:
+        _asked, _asked_at = number, time.monotonic()
