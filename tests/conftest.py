@@ -1,10 +1,16 @@
 """What several tests share."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+
+import small_run
+import tiny_set
+from vidkd import config_file
+from vidkd.config import Run
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -29,3 +35,24 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f"no {path}: set VIDKD_SHARED to the folder with real clips and weights")
     return path
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny data set."""
+    return tiny_set.make(tmp_path_factory.mktemp("set") / "tiny")
+
+
+@pytest.fixture
+def make(root: Path, tmp_path: Path) -> Callable[..., Run]:
+    """A small run on the tiny data set, in a folder of its own, to be trained in this process."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+    def made(name: str, *overrides: str) -> Run:
+        own = (f"data.root={root}", f"out={tmp_path / name}")
+        return config_file.load(small_run.KD, [*small_run.SMALL, *own, *overrides])
+
+    return made

@@ -8,16 +8,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conftest import CONFIGS
 from vidkd.config import Run
 
-KD = next(p for p in CONFIGS if p.stem == "motion_kd")
+KD = Path(__file__).parent.parent / "configs" / "motion_kd.yaml"
 SMALL = ("data.clip.frames=8", "data.clip.stride=1", "student.name=tiny4", "student.options={}", "teacher.name=tiny16",
          "teacher.options={}", "student.view.frames=4", "student.view.size_px=16", "teacher.view.size_px=32",
          "teacher.weights=null", "teacher.allow_weak=true", "train.batch_size=8", "train.epochs=null", "train.steps=6",
          "train.threads=1", "train.save_every={steps: 2}", "train.log_every_steps=1", "optim.warmup=null",
          "data.workers=0", "data.augment.mixup_alpha=0.4", "optim.kind=sgd", "optim.lr=0.05")  # fmt: skip
-EXACT = {"rtol": 0, "atol": 0}
 
 
 def tensors(out: Path, step: int, group: str = "trainee") -> dict[str, Tensor]:

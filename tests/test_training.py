@@ -1,4 +1,4 @@
-"""Laws of the program: killed and resumed = uninterrupted; accumulation and processes change nothing; nothing leaks."""
+"""A whole run: its launchers, its folder, its networks. What it promises under faults is in tests/reliability/."""
 
 import json
 import os
@@ -9,97 +9,28 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import tiny_set
-from conftest import CONFIGS, REPOSITORY
-from vidkd import config_file, evaluate, train
+from conftest import REPOSITORY
+from small_run import KD, SMALL, losses, same, weights
+from vidkd import config_file, train
 from vidkd.errors import ConfigError, DataError
-
-KD = next(p for p in CONFIGS if p.stem == "motion_kd")
-SMALL = ("data.clip.frames=8", "data.clip.stride=1", "student.name=tiny4", "student.options={}", "teacher.name=tiny16",
-         "teacher.options={}", "student.view.frames=4", "student.view.size_px=16", "teacher.view.size_px=32",
-         "teacher.weights=null", "teacher.allow_weak=true", "train.batch_size=8", "train.epochs=null", "train.steps=6",
-         "train.threads=1", "train.save_every={steps: 2}", "train.log_every_steps=1", "optim.warmup=null",
-         "data.workers=0", "data.augment.mixup_alpha=0.4", "optim.kind=sgd", "optim.lr=0.05")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def clips_root(tmp_path_factory):
-    return tiny_set.make(tmp_path_factory.mktemp("set") / "tiny")
-
-
-@pytest.fixture
-def make(clips_root, tmp_path):
-    """A small run on the tiny data set, in a folder of its own."""
-
-    def made(name, *overrides):
-        return config_file.load(KD, [*SMALL, f"data.root={clips_root}", f"out={tmp_path / name}", *overrides])
-
-    return made
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    from accelerate.state import AcceleratorState, GradientState
-
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-
-
-def weights(run, step):
-    return load_file(run.out_dir / "checkpoints" / f"step{step:08d}" / "trainee.safetensors")
-
-
-def losses(run):
-    lines = [json.loads(line) for line in (run.out_dir / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss/total"]) for line in lines if "loss/total" in line]
-
-
-def same(a, b, **tolerance):
-    assert a.keys() == b.keys()
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
-
-
-@pytest.mark.parametrize("extra", [(), ("train.ema=0.9", "data.workers=2"), ("optim.kind=adamw", "optim.lr=0.001")])
-def test_a_killed_run_resumes_to_the_same_bits(make, extra):
-    whole, killed = make("whole", *extra), make("killed", *extra)
-    train.train(whole)
-    train.train(killed, stop=3)  # the checkpoint is of step 2: step 3 is done twice
-    train.train(killed)
-    same(weights(whole, 6), weights(killed, 6), rtol=0, atol=0)
-    assert losses(whole) == losses(killed)
-    same(
-        load_file(whole.out_dir / "student.safetensors"),
-        load_file(killed.out_dir / "student.safetensors"),
-        rtol=0,
-        atol=0,
-    )
-
-
-def test_accumulation_changes_nothing(make):
-    once, twice = (make(f"a{k}", f"train.accumulate={k}", "data.augment.mixup_alpha=0") for k in (1, 2))
-    train.train(once)
-    train.train(twice)
-    same(weights(once, 6), weights(twice, 6), rtol=1e-4, atol=1e-6)
-
 
 TORCHRUN = ("torch.distributed.run", "--nproc_per_node=2", "--standalone")
 ACCELERATE = ("accelerate.commands.launch",)
 
 
-def launched(launcher, run, clips_root, *overrides):
+def launched(launcher, run, root, *overrides):
     """The real command, under a launcher, as the README says."""
     command = [sys.executable, "-m", *launcher, "-m", "vidkd.train", str(KD), *SMALL]
-    command += [f"data.root={clips_root}", f"out={run.out_dir}", *overrides]
+    command += [f"data.root={root}", f"out={run.out_dir}", *overrides]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=env, capture_output=True, text=True, cwd=REPOSITORY)
 
 
-def test_two_processes_change_nothing(make, clips_root):
+def test_two_processes_change_nothing(make, root):
     plain = "data.augment.mixup_alpha=0"
     one, two = make("one", plain), make("two", plain)
     train.train(one)
-    done = launched(TORCHRUN, two, clips_root, plain, "train.processes=2")
+    done = launched(TORCHRUN, two, root, plain, "train.processes=2")
     assert done.returncode == 0, done.stderr[-3000:]
     for (step, a), (other, b) in zip(losses(one), losses(two), strict=True):
         assert step == other
@@ -110,9 +41,9 @@ def test_two_processes_change_nothing(make, clips_root):
     assert a["student"]["n_videos"] == b["student"]["n_videos"] == 13
 
 
-def test_accelerate_launch_runs_it(make, clips_root):
+def test_accelerate_launch_runs_it(make, root):
     run = make("launched")
-    done = launched(ACCELERATE, run, clips_root)
+    done = launched(ACCELERATE, run, root)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "top-1" in done.stdout
 
@@ -157,48 +88,9 @@ def test_a_folder_of_something_else_is_refused(make, tmp_path):
     assert (tmp_path / "thesis" / "chapter1.tex").exists()
 
 
-def test_divergence_stops_before_the_weights_change(make):
-    run = make("diverges", "optim.lr=1e38", "optim.momentum=0", "optim.nesterov=false", "train.save_every={steps: 1}")
-    with pytest.raises(DataError, match=r"step \d: not finite: .*Clips: "):
-        train.train(run)
-    for tensor in load_file(sorted(run.out_dir.glob("checkpoints/step*"))[-1] / "trainee.safetensors").values():
-        assert torch.isfinite(tensor).all()
-
-
 def test_a_teacher_at_chance_is_refused(make):
     with pytest.raises(ConfigError, match=r"at or near chance.*teacher.allow_weak=true"):
         train.train(make("weak", "teacher.allow_weak=false"))
-
-
-def test_evaluation_changes_no_training(make):
-    never, always = make("never"), make("always", "data.val=val", "train.eval_every={steps: 1}")
-    train.train(never)
-    train.train(always)
-    assert losses(never) == losses(always)
-    same(weights(never, 6), weights(always, 6), rtol=0, atol=0)
-
-
-def test_evaluating_the_saved_student_gives_the_same_figures(make, tmp_path):
-    run = make("run")
-    outcome = train.train(run)
-    own = config_file.load(evaluate.own_config(run.out_dir))
-    again = evaluate.evaluate(own, run.out_dir, "test", tmp_path / "again", student_only=True)
-    assert again["student"]["confusion"] == outcome["student"]["confusion"]
-    assert again["student"]["protocol"] == outcome["student"]["protocol"]
-    assert (tmp_path / "again" / "student_predictions.csv").read_text() == (
-        run.out_dir / "student_predictions.csv"
-    ).read_text()
-
-
-@pytest.mark.parametrize("extra", [(), ("train.ema=0.5",), ("data.val=val", "train.eval_every={steps: 2}")])
-def test_a_checkpoint_is_evaluated_as_the_run_that_ended_with_it(make, tmp_path, extra):
-    run = make("run", *extra)
-    outcome = train.train(run)
-    last = run.out_dir / "checkpoints" / "step00000006"
-    own = config_file.load(evaluate.own_config(last))
-    again = evaluate.evaluate(own, last, "test", tmp_path / "again", student_only=True)
-    assert again["student"]["confusion"] == outcome["student"]["confusion"]
-    assert again["student"]["protocol"] == outcome["student"]["protocol"]
 
 
 def test_a_cached_teacher_says_what_the_live_one_says(make, tmp_path):
@@ -273,7 +165,7 @@ def test_bad_input_is_one_clear_error(make, override, message):
         train.train(make("bad", override))
 
 
-def test_errors_leave_with_2_and_without_a_traceback(make, clips_root):
+def test_errors_leave_with_2_and_without_a_traceback(make, root):
     run = make("cli")
     command = [sys.executable, "-m", "vidkd.train", str(KD), "data.root=/nowhere", "optim.lrr=1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
@@ -297,7 +189,7 @@ def test_a_corrected_configuration_may_use_its_folder(make):
     train.train(make("mended", "teacher.allow_weak=true", "optim.lr=0.01"), stop=2)
 
 
-def test_changed_inputs_are_not_resumed(make, clips_root, tmp_path):
+def test_changed_inputs_are_not_resumed(make, root, tmp_path):
     weights_of = make("teacher", "methods=[]", "teacher=null", "student.name=tiny16", "student.view.size_px=32")
     train.train(weights_of)
     path = f"teacher.weights={weights_of.out_dir}"
@@ -321,28 +213,3 @@ def test_never_deletes_nothing_but_a_runs_files(make, tmp_path):
     train.train(run, resume="never", stop=2)
     assert (run.out_dir / "notes.txt").exists()
     assert (run.out_dir / "my_predictions.csv").exists()
-
-
-def test_batch_statistics_are_one_networks_on_two_processes(make, clips_root, tmp_path):
-    """What two processes scored together is what the exported student scores alone."""
-    norm = ("student.name=small_r3d", "student.options={width: 4}", "data.augment.mixup_alpha=0")
-    two = make("two", *norm)
-    done = launched(TORCHRUN, two, clips_root, *norm)
-    assert done.returncode == 0, done.stderr[-3000:]
-    own = config_file.load(evaluate.own_config(two.out_dir))
-    again = evaluate.evaluate(own, two.out_dir, "test", tmp_path / "again", student_only=True)
-    there = json.loads((two.out_dir / "results.json").read_text())["student"]
-    assert again["student"]["protocol"] == there["protocol"]
-    assert again["student"]["confusion"] == there["confusion"]
-
-
-def test_the_best_on_val_is_what_is_exported_also_after_a_kill(make):
-    extra = ("data.val=val", "train.eval_every={steps: 1}")
-    whole, killed = make("whole", *extra), make("killed", *extra)
-    train.train(whole)
-    train.train(killed, stop=3)
-    train.train(killed)
-    a, b = (load_file(run.out_dir / "student.safetensors") for run in (whole, killed))
-    same(a, b, rtol=0, atol=0)
-    lines = [json.loads(line) for line in (whole.out_dir / "metrics.jsonl").read_text().splitlines()]
-    assert len([line for line in lines if "val/top1" in line]) == 6

@@ -50,10 +50,13 @@ class Guard:
         flags = torch.stack([flag for seen in self.seen for flag in seen.finite.values()]).tolist()
         names = [(seen, name) for seen in self.seen for name in seen.finite]
         wrong = [pair for pair, finite in zip(names, flags, strict=True) if not finite]
-        bad = list(dict.fromkeys(name for _, name in wrong))
-        bad += [name for name, norm in norms.items() if not math.isfinite(norm)]
-        if not any_rank(bool(bad), device):
+        causes = list(dict.fromkeys(name for _, name in wrong))
+        gradients = [name for name, norm in norms.items() if not math.isfinite(norm)]
+        if not any_rank(bool(causes or gradients), device):
             return
+        # One process's bad term makes every process's gradients bad: they are named only where nothing else is.
+        elsewhere = any(gather_objects(causes))
+        bad = causes or ([] if elsewhere else gradients)
         guilty = [seen.batch for seen in self.seen if any(seen is s for s, _ in wrong)]
         batches = (guilty or [seen.batch for seen in self.seen]) if bad else []
         found = gather_objects((bad, [clip for batch in batches for clip in batch.clip]))

@@ -1,14 +1,72 @@
 """Where a run's figures go: metrics.jsonl always; TensorBoard and Weights & Biases if asked; a bar on the terminal."""
 
+import importlib.util
 import json
 import os
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from vidkd.config import Run
-from vidkd.errors import ConfigError
+from vidkd.errors import ConfigError, DataError
+
+BEHIND = 1000  # lines that may wait for a tracker before new ones are left out
+CLOSE_S = 10.0  # what a tracker gets to send the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Tracker:
+    """How to start one, send it the figures of a step, and end it."""
+
+    name: str
+    start: Callable[[], Any]
+    send: Callable[[Any, int, dict[str, Any]], object]
+    finish: Callable[[Any], object]
+
+
+class Tracking:
+    """A tracker in a thread of its own: slow, broken or silent, no run waits for it or fails with it."""
+
+    def __init__(self, tracker: Tracker, say: Callable[[str], None]) -> None:
+        self._tracker, self._say = tracker, say
+        self._waiting: queue.Queue[tuple[int, dict[str, Any]] | None] = queue.Queue(BEHIND)
+        self._over = False
+        self._thread = threading.Thread(target=self._work, name=tracker.name, daemon=True)
+        self._thread.start()
+
+    def write(self, step: int, numbers: dict[str, Any]) -> None:
+        """Hand it the figures of a step, unless it is too far behind."""
+        if self._over:
+            return
+        try:
+            self._waiting.put_nowait((step, numbers))
+        except queue.Full:
+            self._over = True
+            self._say(f"{self._tracker.name} is {BEHIND} lines behind and gets no more")
+
+    def close(self) -> None:
+        """Let it send what waits, for CLOSE_S at most."""
+        with suppress(queue.Full):
+            self._waiting.put_nowait(None)
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            self._say(f"{self._tracker.name} did not end and is left alone")
+
+    def _work(self) -> None:
+        try:
+            tracker = self._tracker.start()
+            while (line := self._waiting.get()) is not None:
+                self._tracker.send(tracker, *line)
+            self._tracker.finish(tracker)
+        except Exception as error:  # noqa: BLE001 - a tracker's failure of any kind is not the run's
+            self._over = True
+            self._say(f"{self._tracker.name} failed and is ignored from now on: {error}")
 
 
 class Log:
@@ -16,7 +74,8 @@ class Log:
 
     def __init__(self, run: Run, out: Path, main: bool) -> None:
         self.run, self.out, self.main = run, out, main
-        self._file = self._bar = self._tensorboard = self._wandb = None
+        self._file = self._bar = None
+        self._trackers: list[Tracking] = []
 
     def start(self, first_step: int, scored: int) -> None:
         """Open everything, and drop what a run that was killed later logged after `first_step`, or, of the val part,
@@ -27,12 +86,9 @@ class Log:
         _truncate(path, first_step, scored)
         self._file = path.open("a", encoding="utf-8")
         if self.run.log.tensorboard:
-            self._tensorboard = _tensorboard(self.out, first_step)
+            self._trackers.append(Tracking(_tensorboard(self.out, first_step), self.say))
         if self.run.log.wandb != "off":
-            try:
-                self._wandb = _wandb(self.run, self.out)
-            except Exception as error:  # noqa: BLE001 - as below
-                self.say(f"Weights & Biases did not start and is not used: {error}")
+            self._trackers.append(Tracking(_wandb(self.run, self.out), self.say))
         steps = self.run.train.count()
         self._bar = tqdm(
             total=steps, initial=first_step, desc=self.run.name, unit="step", dynamic_ncols=True, mininterval=0.5
@@ -44,20 +100,22 @@ class Log:
             self._bar.update()
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, and the same to every tracker. Trackers never stop a run."""
+        """One line of metrics.jsonl, and the same to every tracker. Trackers never stop a run.
+
+        DataError where the line cannot be written.
+        """
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise DataError(
+                f"{self._file.name}: cannot be written ({error.strerror}); mend that, then run the same command again"
+            ) from error
         numbers = {name: v for name, v in values.items() if isinstance(v, int | float)}
-        for tracker, send in ((self._tensorboard, _to_tensorboard), (self._wandb, _to_wandb)):
-            if tracker is not None:
-                try:
-                    send(tracker, step, numbers)
-                except Exception as error:  # noqa: BLE001 - a tracker's failure of any kind is not the run's
-                    self.say(f"a tracker failed and is ignored from now on: {error}")
-                    self._tensorboard = None if tracker is self._tensorboard else self._tensorboard
-                    self._wandb = None if tracker is self._wandb else self._wandb
+        for tracker in self._trackers:
+            tracker.write(step, numbers)
         if self._bar is not None and "loss/total" in values:
             self._bar.set_postfix_str(
                 f"loss {values['loss/total']:.3f}, {values['time/clips_per_s']:.1f} clips/s, "
@@ -78,12 +136,11 @@ class Log:
     def close(self) -> None:
         if self._file is None or self._bar is None:
             return
-        self._file.close()
+        with suppress(OSError):  # a full disk was said when the line was written
+            self._file.close()
         self._bar.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read(out: Path) -> list[dict[str, Any]]:
@@ -109,27 +166,34 @@ def _truncate(path: Path, first_step: int, scored: int) -> None:
     partial.replace(path)
 
 
-def _tensorboard(out: Path, first_step: int) -> Any:
-    try:
+def _tensorboard(out: Path, first_step: int) -> Tracker:
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("log.tensorboard needs the tensorboard package: pip install 'vidkd[tensorboard]'")
+
+    def start() -> Any:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError("log.tensorboard needs the tensorboard package: pip install 'vidkd[tensorboard]'") from None
-    return SummaryWriter(str(out / "tensorboard"), purge_step=first_step)
+
+        return SummaryWriter(str(out / "tensorboard"), purge_step=first_step)
+
+    def send(writer: Any, step: int, numbers: dict[str, Any]) -> None:
+        for name, value in numbers.items():
+            writer.add_scalar(name, value, step)
+
+    return Tracker("TensorBoard", start, send, lambda writer: writer.close())
 
 
-def _wandb(run: Run, out: Path) -> Any:
-    import wandb  # noqa: TID251 - the one place
+def _wandb(run: Run, out: Path) -> Tracker:
+    def start() -> Any:
+        import wandb  # noqa: TID251 - the one place
 
-    os.environ.setdefault("WANDB_SILENT", "true")
-    mode = "online" if run.log.wandb == "online" else "offline"
-    settings = wandb.Settings(console="off", x_disable_meta=True)
-    return wandb.init(project=run.log.wandb_project, name=run.name, dir=str(out), mode=mode, settings=settings)
+        os.environ.setdefault("WANDB_SILENT", "true")
+        mode = "online" if run.log.wandb == "online" else "offline"
+        settings = wandb.Settings(console="off", x_disable_meta=True)
+        return wandb.init(project=run.log.wandb_project, name=run.name, dir=str(out), mode=mode, settings=settings)
 
-
-def _to_tensorboard(writer: Any, step: int, numbers: dict[str, Any]) -> None:
-    for name, value in numbers.items():
-        writer.add_scalar(name, value, step)
-
-
-def _to_wandb(tracker: Any, step: int, numbers: dict[str, Any]) -> None:
-    tracker.log(numbers, step=step)
+    return Tracker(
+        "Weights & Biases",
+        start,
+        lambda tracker, step, numbers: tracker.log(numbers, step=step),
+        lambda tracker: tracker.finish(),
+    )

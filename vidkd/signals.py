@@ -48,8 +48,8 @@ def noted() -> Iterator[None]:
     before = {number: signal.signal(number, _note) for number in SIGNALS}
     try:
         yield
-    except Interrupted:
-        _asked = None  # obeyed
+    except BaseException:
+        _asked = None  # what ends the run may still say why
         raise
     finally:
         for number, handler in before.items():

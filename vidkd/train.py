@@ -101,20 +101,13 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
         teacher.to(accelerator.device)
         log.say(preflight.check_teacher(run, teacher, part, task, accelerator.device))
         if run.teacher and run.teacher.cache:
-<<<<<<< HEAD
             teacher_cache.check(run)
             guide = teacher_cache.open_cache(
                 run, data_set, part, teacher, trainee.each_method(), accelerator.device, log.say
             )
             log.say(guide.verdict)
-    state = trainer.train(run, accelerator, trainee, guide, task, part, val, log, stop)
-    log.close()
-=======
-            teacher_cache.check(run, trainee.each_method())
-            guide = teacher_cache.open_cache(run, data_set, part, teacher, accelerator.device)
     with closing(log):
         state = trainer.train(run, accelerator, trainee, guide, task, part, val, log, resume, stop)
->>>>>>> 00afd9b (Signals save the step that was reached; checkpoints prove themselves whole and whose they are)
     if stop is not None:
         return {}
     student = state.student()

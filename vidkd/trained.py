@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import vidkd
 from vidkd import checkpoint, config_file, distributed, optim, run_dir
 from vidkd.config import Run
 from vidkd.data import decode
+from vidkd.data.loading import Unreadable
 from vidkd.distiller import Trainee
 from vidkd.distributed import gather_objects
 from vidkd.errors import ConfigError, DataError
@@ -42,6 +43,7 @@ class Trained:
     best_value: float = -math.inf
     scored: int = 0  # the last step after which the val part was scored
     saved: int = 0  # the last step of which there is a checkpoint
+    unreadable: Unreadable = field(default_factory=Unreadable)
     seconds: float = 0.0  # spent in steps, over all starts of the run
     refused: int = 0  # fp16 steps in a row that the scaler skipped, up to now
 
@@ -117,6 +119,7 @@ def save(run: Run, accelerator: Accelerator, trained: Trained) -> None:
             "best_value": trained.best_value if trained.best else None,
             "seconds": trained.seconds,
             "scored": trained.scored,
+            "unreadable": asdict(trained.unreadable),
             "processes": accelerator.num_processes,
             "environment": environment(accelerator),
             "run": run.model_dump(mode="json"),
@@ -190,6 +193,7 @@ def _restore(accelerator: Accelerator, trained: Trained, found: checkpoint.Saved
     trained.step = trained.saved = found.step
     trained.best, trained.seconds, trained.scored = groups.get("best", {}), state["seconds"], state["scored"]
     trained.best_value = -math.inf if state["best_value"] is None else state["best_value"]
+    trained.unreadable = Unreadable(**state["unreadable"])
 
 
 def checkpoints(run: Run) -> Path:

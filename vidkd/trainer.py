@@ -15,7 +15,7 @@ from vidkd.data import clips, mixing
 from vidkd.data.index import Part
 from vidkd.data.loading import Loader
 from vidkd.distiller import Terms, Trainee
-from vidkd.distributed import broadcast_state, mean_over_ranks
+from vidkd.distributed import broadcast_state, gather_objects, mean_over_ranks
 from vidkd.guard import DivergedError, Guard
 from vidkd.log import Log
 from vidkd.taps import Frozen
@@ -48,7 +48,6 @@ def train(
     log.start(trained.step, trained.scored)
     steps, frozen = run.train.count(), {n for n, p in trainee.named_parameters() if not p.requires_grad}
     loader = train_loader(run, train_part, trained.step, accelerator, teacher)
-    said = 0
     with signals.noted(), closing(iter(loader)) as batches:
         try:
             while True:
@@ -67,12 +66,11 @@ def train(
                 terms, figures = update(run, trained, batches, teacher, task, accelerator)
                 trained.step += 1
                 log.step()
+                if run.data.on_error == "skip":
+                    count_unreadable(run, trained, loader, len(train_part), log)
                 if due(trained.step, run.train.log_every_steps, steps):
                     losses = {f"loss/{name}": value for name, value in mean_over_ranks(terms).items()}
-                    log.write(trained.step, {**losses, **figures, "data/replaced": len(loader.replaced)})
-                for bad in loader.replaced[said:]:
-                    log.say(f"replaced by {bad.used}: {bad.reason}")
-                said = len(loader.replaced)
+                    log.write(trained.step, {**losses, **figures, "data/replaced": trained.unreadable.count})
         except signals.Interrupted as interrupted:
             log.sync()
             save(run, accelerator, trained)
@@ -170,6 +168,15 @@ def step_optimizers(trained: Trained, accelerator: Accelerator) -> None:
         trained.refused = trained.refused + 1 if scaler.get_scale() < before else 0
         if trained.refused > MAX_REFUSED:
             raise DivergedError(f"step {trained.step + 1}: fp16 overflowed {trained.refused} times in a row; use bf16")
+
+
+def count_unreadable(run: Run, trained: Trained, loader: Loader, videos: int, log: Log) -> None:
+    """Count and name the videos that any process had to replace in this step; DataError if they become too many."""
+    allowed = max(1.0, run.data.max_bad_fraction * videos)  # one is not yet a habit, however few there are
+    for bad in (bad for of_rank in gather_objects(loader.replaced) for bad in of_rank):
+        log.say(f"replaced by {bad.used}: {bad.reason}")
+        trained.unreadable.add(bad, allowed)
+    loader.replaced.clear()
 
 
 def take_turns(trainee: Trainee, step: int, frozen: set[str]) -> None:

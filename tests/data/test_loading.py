@@ -124,12 +124,13 @@ def test_skipped_videos_are_replaced_alike_and_counted(part: Part, workers: int)
     assert again.replaced == loader.replaced
 
 
-def test_more_than_the_allowed_fraction_of_an_epoch_is_an_error(part: Part):
-    cut(part, 5)
-    cut(part, 6)
-    with pytest.raises(DataError, match=r"2 videos of epoch 0 .*max_bad_fraction allows \(1\.6\)"):
-        list(train(part, settings(on_error="skip", max_bad_fraction=0.2)))
-    assert len(list(train(part, settings(on_error="skip", max_bad_fraction=0.25)))) == 4
+def test_more_than_the_allowed_number_of_an_epoch_is_an_error():
+    unreadable = loading.Unreadable()
+    for bad in (Bad(0, "a", "a: no"), Bad(0, "a", "a: no"), Bad(1, "b", "b: no")):
+        unreadable.add(bad, 1.6)
+    with pytest.raises(DataError, match=r"2 videos of epoch 1 .*max_bad_fraction allows \(1\.6\); the last: c: no"):
+        unreadable.add(Bad(1, "c", "c: no"), 1.6)
+    assert unreadable.count == 4
 
 
 def test_a_data_set_of_bad_videos_is_an_error_after_all(part: Part):

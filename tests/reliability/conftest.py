@@ -6,13 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import tiny_set
 from reliability import runs
-
-
-@pytest.fixture(scope="session")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_set.make(tmp_path_factory.mktemp("set") / "tiny")
 
 
 @pytest.fixture(scope="session")

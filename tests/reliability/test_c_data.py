@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
 import tiny_set
 from reliability import runs
 from small_run import SMALL, lines
-
 from vidkd.data import clips
 
 VICTIM = "train_005.mp4"
@@ -90,12 +90,12 @@ def test_c4_a_clip_that_hangs_is_named(root, tmp_path):
     run.wait_for((tmp_path / "run" / "config.yaml").exists)
     started = time.monotonic()
     assert run.end(60) == 2, run.said()
-    assert time.monotonic() - started < 3 + 15
-    assert "silent for 3" in run.said() and f"it was reading: {VICTIM}" in run.said()
+    assert time.monotonic() - started < 3 + 40  # 15 s where nobody else uses the machine
+    assert "silent for 3" in run.said() and f"it was reading: {Path(VICTIM).stem}" in run.said()
 
 
 def test_c5_a_worker_that_dies_is_an_error_that_names_its_clip(root, tmp_path):
     run = runs.run(root, tmp_path / "run", base=PLAIN, before=partial(trouble, "dies"))
     assert run.process.exitcode == 2
-    assert "a loader worker died" in run.said() and VICTIM in run.said()
+    assert f"it was reading: {Path(VICTIM).stem}" in run.said() and "a loader worker died" in run.said()
     assert "Traceback" not in run.said()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from reliability import runs
 from safetensors.torch import load_file, save_file
-from small_run import SMALL, lines, same, tensors
 
+from reliability import runs
+from small_run import SMALL, lines, same, tensors
 from vidkd.data import index
 
 STEP = 3

@@ -255,7 +255,6 @@ def train_loader(
         workers=data.workers,
         timeout_s=data.timeout_s,
         generator=generator(run_seed),
-        allowed=max(1.0, data.max_bad_fraction * len(part)),  # one is not yet a habit, however few there are
     )
 
 

@@ -89,11 +89,32 @@ class Watched(Dataset[Item | Bad]):
             self.busy[me] = -1
 
 
+@dataclass
+class Unreadable:
+    """The videos that were replaced by others, over all processes and all starts of a run."""
+
+    count: int = 0
+    epoch: int = -1
+    names: list[str] = field(default_factory=list)  # those of `epoch`
+
+    def add(self, bad: Bad, allowed: float) -> None:
+        """Count one; DataError if more than `allowed` videos of its epoch could not be read."""
+        if bad.epoch != self.epoch:
+            self.epoch, self.names = bad.epoch, []
+        self.count += 1
+        self.names = sorted({*self.names, bad.name})
+        if len(self.names) > allowed:
+            raise DataError(
+                f"{len(self.names)} videos of epoch {bad.epoch} could not be read, more than "
+                f"data.max_bad_fraction allows ({allowed:.1f}); the last: {bad.reason}"
+            )
+
+
 class Loader(DataLoader[Any]):
     """Yields `ClipBatch`es of the clips of `source`, in the order of `keys`: one list of keys a batch.
 
-    A video that cannot be read is a DataError here, in this process. Those that the source replaced are in `replaced`;
-    more than `allowed` of them in one epoch are a DataError too. A batch whose worker is silent for `timeout_s` is a
+    A video that cannot be read is a DataError here, in this process. Those that the source replaced are in `replaced`.
+    A batch whose worker is silent for `timeout_s` is a
     DataError that names the clips being read.
     """
 
@@ -105,7 +126,6 @@ class Loader(DataLoader[Any]):
         workers: int,
         timeout_s: float,
         generator: torch.Generator,
-        allowed: float = 0.0,
     ) -> None:
         self.watched = Watched(source, workers)
         super().__init__(
@@ -119,7 +139,6 @@ class Loader(DataLoader[Any]):
             generator=generator,  # or torch would draw from its global generator
             pin_memory=torch.cuda.is_available(),
         )
-        self.allowed = allowed
         self.replaced: list[Bad] = []
 
     def __iter__(self) -> Generator[ClipBatch, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -152,13 +171,6 @@ class Loader(DataLoader[Any]):
         if loaded.batch is None:
             raise DataError("\n".join(dict.fromkeys(bad.reason for bad in loaded.bad)))
         self.replaced += loaded.bad
-        for bad in loaded.bad:
-            of_epoch = {b.name for b in self.replaced if b.epoch == bad.epoch}
-            if len(of_epoch) > self.allowed:
-                raise DataError(
-                    f"{len(of_epoch)} videos of epoch {bad.epoch} could not be read, more than "
-                    f"data.max_bad_fraction allows ({self.allowed:.1f}); the last: {bad.reason}"
-                )
         return loaded.batch
 
 

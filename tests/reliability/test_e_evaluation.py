@@ -1,0 +1,164 @@
+"""E: every video scored once on any number of processes, the same to the last integer; scoring changes no training."""
+
+import json
+from itertools import product
+
+import pytest
+import torch
+
+from reliability import runs
+from small_run import SMALL, losses, same, weights
+from vidkd import config_file, distiller, evaluate, evaluation, score, train
+from vidkd.config import TestViews
+from vidkd.data import clips, index
+from vidkd.data.index import Part
+from vidkd.types import View
+
+
+class Gathered(Exception):
+    """Carries what a process would have sent to the others."""
+
+
+def frames_of(video, indices, data):
+    """Frames that say which they are, in place of decoded ones."""
+    wanted = sorted(indices)
+    seed = clips.generator(clips._number(video.name))
+    frames = torch.randint(0, 256, (video.frames, 3, 16, 16), generator=seed, dtype=torch.uint8)
+    return frames[wanted], {i: place for place, i in enumerate(wanted)}
+
+
+@pytest.mark.parametrize(("clip_count", "crops"), [(1, 1), (3, 1), (2, 3)])
+def test_e1_any_number_of_processes_scores_alike(make, root, monkeypatch, clip_count, crops):
+    run = make("run", "methods=[]", "teacher=null", "student.name=tiny4")
+    views = TestViews(clips=clip_count, crops=crops)
+    torch.manual_seed(0)
+    data_set = index.read(root)
+    whole = data_set.part("split1", "test")
+    student, _ = distiller.build_network(run.student, len(data_set.classes), run.data.clip.frames)
+    task = distiller.build_task(run, data_set.classes)
+    monkeypatch.setattr(clips, "read", frames_of)
+
+    def scored(part: Part, world: int, size: int):
+        train_section = run.train.model_copy(update={"eval_batch_size": size})
+        how = run.model_copy(
+            update={"train": train_section, "data": run.data.model_copy(update={"test_views": views, "workers": 0})}
+        )
+        sent = []
+        monkeypatch.setattr(evaluation, "world_size", lambda: world)
+        for rank in range(world):
+            monkeypatch.setattr(evaluation, "rank", lambda rank=rank: rank)
+
+            def gather(rows):
+                raise Gathered(rows)
+
+            monkeypatch.setattr(evaluation, "gather_objects", gather)
+            with pytest.raises(Gathered) as caught:
+                evaluation.score({"student": student}, task, how, part, torch.device("cpu"))
+            sent.append(caught.value.args[0])
+        monkeypatch.setattr(evaluation, "gather_objects", lambda rows: sent)
+        return evaluation._once_each(sent[0], part)
+
+    for count in (1, 2, 3, 5, 13):
+        part = Part(whole.root, whole.table.slice(0, count), whole.labels)
+        one = scored(part, 1, 8)
+        figures = task.results(one)
+        assert one.ids == part.names() and len(set(one.ids)) == count
+        for world, size in product((1, 2, 3, 4), (1, 5)):
+            many = scored(part, world, size)
+            assert many.ids == one.ids and torch.equal(many.label, one.label)
+            for key in one.kept:
+                torch.testing.assert_close(many.kept[key], one.kept[key], rtol=1e-5, atol=1e-6)
+            again = task.results(many)
+            assert all(again[k] == v for k, v in figures.items() if isinstance(v, int | list))
+
+
+def test_e2_a_video_that_is_missing_or_there_twice_is_an_error(root):
+    part = index.read(root).part("split1", "test")
+    rows = [(name, 0, {"logits": torch.zeros(1, 4)}) for name in part.names()]
+    evaluation._once_each(rows, part)
+    for harmed, said in ((rows[1:], "missing: test_000"), ([*rows, rows[3]], "1 of them twice")):
+        with pytest.raises(evaluation.DataError, match=said):
+            evaluation._once_each(harmed, part)
+    with pytest.raises(evaluation.DataError, match="missing: test_000"):
+        evaluation._once_each([rows[1], *rows[1:]], part)  # as many as there should be
+
+
+def test_e3_evaluation_changes_no_training(make):
+    never, always = make("never"), make("always", "data.val=val", "train.eval_every={steps: 1}")
+    train.train(never)
+    train.train(always)
+    assert losses(never) == losses(always)
+    same(weights(never, 6), weights(always, 6), rtol=0, atol=0)
+
+
+def test_e3_evaluating_twice_is_the_same_to_the_bit(make, tmp_path):
+    run = make("run")
+    train.train(run)
+    for name in ("one", "two"):
+        evaluate.evaluate(run, run.out_dir, "test", tmp_path / name, student_only=True)
+    one, two = ((tmp_path / name / "student_predictions.csv").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_e4_evaluating_the_saved_student_gives_the_same_figures(make, tmp_path):
+    run = make("run")
+    outcome = train.train(run)
+    own = config_file.load(evaluate.own_config(run.out_dir))
+    again = evaluate.evaluate(own, run.out_dir, "test", tmp_path / "again", student_only=True)
+    assert again["student"]["confusion"] == outcome["student"]["confusion"]
+    assert again["student"]["protocol"] == outcome["student"]["protocol"]
+    assert (tmp_path / "again" / "student_predictions.csv").read_text() == (
+        run.out_dir / "student_predictions.csv"
+    ).read_text()
+
+
+@pytest.mark.parametrize("extra", [(), ("train.ema=0.5",), ("data.val=val", "train.eval_every={steps: 2}")])
+def test_e4_a_checkpoint_is_evaluated_as_the_run_that_ended_with_it(make, tmp_path, extra):
+    run = make("run", *extra)
+    outcome = train.train(run)
+    last = run.out_dir / "checkpoints" / "step00000006"
+    own = config_file.load(evaluate.own_config(last))
+    again = evaluate.evaluate(own, last, "test", tmp_path / "again", student_only=True)
+    assert again["student"]["confusion"] == outcome["student"]["confusion"]
+    assert again["student"]["protocol"] == outcome["student"]["protocol"]
+
+
+def test_e4_what_two_processes_scored_together_the_exported_student_scores_alone(root, tmp_path):
+    """Batch statistics drift apart between processes: it is one network that is scored and exported."""
+    out = tmp_path / "two"
+    norm = ("student.name=small_r3d", "student.options={width: 4}", "data.augment.mixup_alpha=0")
+    both = runs.ranks(root, out, 2, *norm, base=SMALL)
+    assert [rank.end() for rank in both] == [0, 0], both[0].said()
+    own = config_file.load(evaluate.own_config(out))
+    again = evaluate.evaluate(own, out, "test", tmp_path / "again", student_only=True)
+    there = json.loads((out / "results.json").read_text())["student"]
+    assert again["student"]["protocol"] == there["protocol"]
+    assert again["student"]["confusion"] == there["confusion"]
+
+
+def test_e5_a_predictions_file_gives_the_figures_again(make):
+    run = make("run")
+    outcome = train.train(run)
+    for who in ("student", "teacher"):
+        figures = score.score(run.out_dir / f"{who}_predictions.csv")
+        assert figures["top1"] == outcome[who]["top1"]
+        assert figures["confusion"] == outcome[who]["confusion"]
+        assert figures["n_videos"] == outcome[who]["n_videos"]
+
+
+def test_a_network_that_trains_is_scored_in_eval_mode(make, root):
+    """Dropout and batch statistics stay out of an evaluation, also in the middle of a training."""
+    run = make("run", "methods=[]", "teacher=null")
+    data_set = index.read(root)
+    seen = []
+
+    class Watched(torch.nn.Module):
+        def forward(self, video):
+            seen.append(self.training)
+            return View(torch.zeros(len(video), 4), {})
+
+    network = Watched()
+    network.train()
+    task = distiller.build_task(run, data_set.classes)
+    evaluation.score({"student": network}, task, run, data_set.part("split1", "test"), torch.device("cpu"))
+    assert seen and not any(seen)
