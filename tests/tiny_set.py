@@ -17,16 +17,26 @@ STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 
 
 def make(
-    root: Path, train: int = 24, test: int = 13, frames: int = 12, size: int = 32, flip: str = "changes_labels"
+    root: Path,
+    train: int = 24,
+    test: int = 13,
+    frames: int = 12,
+    size: int = 32,
+    flip: str = "changes_labels",
+    suffix: str = ".mp4",
+    options: tuple[str, ...] = (),
 ) -> Path:
-    """Write the data set into `root`: `train` and `test` videos, every fourth of a class, and 8 in part val."""
+    """Write the data set into `root`: `train` and `test` videos, every fourth of a class, and 8 in part val.
+
+    `options` are the encoder's, as in `encode`.
+    """
     root.mkdir(parents=True)
     rng = np.random.default_rng(0)
     rows = []
     for part, count in (("train", train), ("val", 8), ("test", test)):
         for i in range(count):
-            path = root / f"{part}_{i:03d}.mp4"
-            encode(path, square(rng, STEPS[i % 4], frames, size))
+            path = root / f"{part}_{i:03d}{suffix}"
+            encode(path, square(rng, STEPS[i % 4], frames, size), *options)
             content = path.read_bytes()
             checksum = f"sha256:{hashlib.sha256(content).hexdigest()}"
             rows.append(
