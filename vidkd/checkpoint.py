@@ -180,10 +180,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def _write(path: Path, content: bytes) -> dict[str, Any]:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # of a full disk, Python does not say where
+        raise OSError(error.errno, error.strerror, str(path)) from None
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 

@@ -65,6 +65,16 @@ def check(device: torch.device | None = None) -> None:
         raise Interrupted(number)
 
 
+@contextmanager
+def blocked() -> Iterator[None]:
+    """Inside, signals wait; processes that are started there never hear them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def die_with_parent(number: signal.Signals) -> None:
     """Have the system send this process `number` when its parent dies, where the system can (Linux)."""
     if sys.platform == "linux":

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -104,6 +105,21 @@ def prepare(run: Run, accelerator: Accelerator, trainee: Trainee) -> Trained:
     # Not handed to accelerate: its wrapper steps the fp16 scale once for every optimiser, not once for all of them.
     optimizers = {name: o for name, o in made.items() if o is not None}
     return Trained(accelerator.prepare(trainee), optimizers, ema)
+
+
+def check_space(run: Run, trained: Trained) -> None:
+    """ConfigError where the disk cannot hold the checkpoints that are kept and the one being written."""
+    sizes = [t.nbytes for t in trained.unwrapped().state_dict().values()]
+    copies = 1 + (run.optim.kind != "sgd") + (run.optim.momentum > 0 or run.optim.kind != "sgd")
+    copies += (run.train.ema is not None) + (run.data.val is not None)
+    needed = sum(sizes) * copies * (checkpoint.KEPT + 1)
+    there = sum(f.stat().st_size for path in checkpoint.complete(checkpoints(run)) for f in path.glob("*.safetensors"))
+    free = shutil.disk_usage(run.out_dir).free
+    if free + there < needed:
+        raise ConfigError(
+            f"{run.out_dir}: its disk has {free:,} bytes free, the checkpoints of this run take about "
+            f"{needed - there:,} more; make room, or choose another disk with out=..."
+        )
 
 
 def save(run: Run, accelerator: Accelerator, trained: Trained) -> None:

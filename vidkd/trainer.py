@@ -21,7 +21,7 @@ from vidkd.log import Log
 from vidkd.taps import Frozen
 from vidkd.tasks._base import BaseTask
 from vidkd.teacher_cache import CachedTeacher
-from vidkd.trained import Trained, prepare, resume, save
+from vidkd.trained import Trained, check_space, prepare, resume, save
 from vidkd.types import ClipBatch, View
 
 MAX_REFUSED = 20  # fp16 steps in a row that the scaler may skip while it looks for a scale
@@ -44,6 +44,8 @@ def train(
     A signal saves the step that was reached and ends in Interrupted; `stop` ends after that step, like a kill.
     """
     trained = prepare(run, accelerator, trainee)
+    if accelerator.is_main_process:
+        check_space(run, trained)
     resume(run, accelerator, trained, log, wanted)
     log.start(trained.step, trained.scored)
     steps, frozen = run.train.count(), {n for n, p in trainee.named_parameters() if not p.requires_grad}

@@ -16,7 +16,6 @@ if __name__ == "__main__":
 import tiny_set  # noqa: E402
 from reliability import runs  # noqa: E402
 from small_run import lines  # noqa: E402
-
 from vidkd import evaluation  # noqa: E402
 
 # On one machine two runs are equal to the bit. Another processor adds in another order: with the kernels of AVX-512, of

@@ -42,7 +42,7 @@ class Started:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number) if group else os.kill(self.pid, number)
 
-    def end(self, timeout_s: float = 120) -> int:
+    def end(self, timeout_s: float = 600) -> int:
         """Wait for it; its exit status, negative for the signal that ended it."""
         self.process.join(timeout_s)
         if self.process.exitcode is None:

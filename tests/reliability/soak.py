@@ -86,7 +86,7 @@ def interrupt(
         if run.process.is_alive():
             run.signal(sent)
             tally.kills += 1
-        status = run.end(600)
+        status = run.end(3600)
         tally.leftovers += outlived(run)
         if status == 0:
             break
@@ -108,8 +108,8 @@ def reference(root: Path, folder: Path, overrides: tuple[str, ...]) -> tuple[dic
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         started = time.monotonic()
-        done = runs.run(root, folder / "whole", *overrides)
-        if done.process.exitcode:
+        done = runs.start(root, folder / "whole", *overrides)
+        if done.end(3600):
             raise SystemExit(done.said())
         seconds = time.monotonic() - started
         content = json.dumps({"left": runs.left(folder / "whole"), "seconds": seconds}).encode()

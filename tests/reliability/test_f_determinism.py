@@ -6,9 +6,9 @@ import random
 import numpy as np
 import pytest
 import torch
+
 from reliability import golden
 from small_run import losses, same, weights
-
 from vidkd import train
 from vidkd.data import clips
 

@@ -142,7 +142,11 @@ class Loader(DataLoader[Any]):
         self.replaced: list[Bad] = []
 
     def __iter__(self) -> Generator[ClipBatch, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._batches(super().__iter__())  # the workers start now, not at the first batch
+        # The workers start now, not at the first batch. A signal to the group is the trainer's to answer: it ends them
+        # after saving.
+        with signals.blocked():
+            loading = super().__iter__()
+        return self._batches(loading)
 
     def _batches(self, loading: Any) -> Generator[ClipBatch, None, None]:
         stuck = False
@@ -226,6 +230,4 @@ def _end(loading: Any, stuck: bool) -> None:
 
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)  # the workers are the parallelism
-    for number in signals.SIGNALS:  # a signal to the group is the trainer's to answer: it ends us after saving
-        signal.signal(number, signal.SIG_IGN)
     signals.die_with_parent(signal.SIGKILL)  # also where a decoder hangs, and nothing else would be heard
