@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-slow lint results clean
+.PHONY: demo test test-slow test-reliability golden lint results clean
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,15 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# What docs/reliability.md reports: every test of tests/reliability, then runs interrupted at random moments (resumable).
+test-reliability: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/reliability
+	$(BIN)/python tests/reliability/soak.py --kills 50
+
+# The losses that every later version is compared with: written by this command alone.
+golden: $(VENV)/.dev
+	$(BIN)/python tests/reliability/golden.py --write
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
