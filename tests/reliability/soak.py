@@ -63,42 +63,46 @@ def main() -> int:
     for number, (name, (sent, overrides)) in enumerate(SCENARIOS.items()):
         folder = out / str(number)
         overrides = tuple(o % (folder / "cache") if o is CACHE else o for o in overrides)
-        while tallies[name].kills < args.kills:
+        while tallies[name].kills < args.kills or (folder / "run").exists():
             started = time.monotonic()
-            interrupt(out / "tiny", folder, sent, overrides, tallies[name], args.kills, rng)
+            finished = start_once(out / "tiny", folder, sent, overrides, tallies[name], args.kills, rng)
             tallies[name].minutes += (time.monotonic() - started) / 60
             checkpoint.write_atomic(state, json.dumps({k: asdict(t) for k, t in tallies.items()}).encode())
             checkpoint.write_atomic(out / "table.md", table(tallies).encode())
-            print(f"{name}: {tallies[name]}", flush=True)
+            if finished:
+                print(f"{name}: {tallies[name]}", flush=True)
     return int(any(t.mismatches or t.lost or t.leftovers for t in tallies.values()))
 
 
-def interrupt(
+def start_once(
     root: Path, folder: Path, sent: int, overrides: tuple[str, ...], tally: Tally, kills: int, rng: random.Random
-) -> None:
-    """One run, interrupted at random moments until it gets to its end; compared with the one that never was."""
+) -> bool:
+    """Start the run in `folder`, or go on with it, and interrupt it at a random moment.
+
+    True if it came to its end before that: then it is compared with the one that never was interrupted, and deleted.
+    """
     expected, within = reference(root, folder, overrides)
     out = folder / "run"
-    shutil.rmtree(folder / "cache", ignore_errors=True)
-    while True:
-        run = runs.start(root, out, *overrides)
-        run.process.join(rng.uniform(0, within) if tally.kills < kills else None)
-        if run.process.is_alive():
-            run.signal(sent)
-            tally.kills += 1
-        status = run.end(3600)
-        tally.leftovers += outlived(run)
-        if status == 0:
-            break
-        if status not in (-sent, 128 + sent):
-            raise SystemExit(f"ended with {status}, not by the signal:\n{run.said()}")
-        tally.lost += lost(out)
+    run = runs.start(root, out, *overrides)
+    run.process.join(rng.uniform(0, within))
+    if run.process.is_alive():
+        run.signal(sent)
+        tally.kills += 1
+    status = run.end(3600)
+    tally.leftovers += outlived(run)
+    if status and status not in (-sent, 128 + sent):
+        raise SystemExit(f"ended with {status}, not by the signal:\n{run.said()}")
+    tally.lost += lost(out)
+    if status:
+        return False
     tally.runs += 1
     if runs.left(out) != expected:
         tally.mismatches += 1
         out.rename(folder / f"mismatch{tally.runs}")
     shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(folder / "cache", ignore_errors=True)
     run.log.unlink()
+    return True
 
 
 def reference(root: Path, folder: Path, overrides: tuple[str, ...]) -> tuple[dict, float]:

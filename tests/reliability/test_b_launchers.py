@@ -117,3 +117,33 @@ def test_a8_processes_whose_launcher_was_killed_save_and_end(job: Job):
     assert not job.ranks()
     runs.tidy(job.out)
     assert checkpoint.newest(job.out / "checkpoints")[0].step == lines(job.out)[-1]["step"]
+
+
+@pytest.mark.slow
+def test_b3_the_slurm_recipe_saves_and_asks_to_be_requeued(root: Path, tmp_path: Path):
+    """docs/slurm_requeue.sh as it is, on two processes; srun and scontrol are stand-ins that do what SLURM's would."""
+    tools, out = tmp_path / "bin", tmp_path / "run"
+    tools.mkdir()
+    stand_ins = {
+        "srun": 'exec "$@"',
+        "python": f'exec {sys.executable} "$@"',
+        "scontrol": f'if [ "$1" = requeue ]; then echo "$2" > {tmp_path}/requeued; else echo 127.0.0.1; fi',
+    }
+    for name, line in stand_ins.items():
+        (tools / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tools / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "SLURM_GPUS_ON_NODE": "2"}
+    env |= {"SLURM_JOB_NODELIST": "here", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "42"}
+    command = [str(REPOSITORY / "docs" / "slurm_requeue.sh"), str(KD), *SMALL, f"data.root={root}", f"out={out}", *LONG]
+    log = tmp_path / "run.log"
+    with log.open("ab") as file:
+        job = subprocess.Popen(command, env=env, stdout=file, stderr=file, cwd=REPOSITORY)
+    until = time.monotonic() + 300
+    while not (out / "metrics.jsonl").exists() or len((out / "metrics.jsonl").read_text().splitlines()) < 3:
+        assert job.poll() is None and time.monotonic() < until, log.read_text()
+        time.sleep(0.05)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(300) != 0
+    assert (tmp_path / "requeued").read_text() == "42\n", log.read_text()
+    assert "SIGUSR1: step" in log.read_text() or "SIGTERM: step" in log.read_text()
+    assert checkpoint.newest(out / "checkpoints")[0].step == lines(out)[-1]["step"]
