@@ -94,7 +94,9 @@ def killed_in_call(name: str, number: int) -> None:
 
 
 # Inside the weights of the second save; between its weights and its manifest; between its rename and its pruning.
-@pytest.mark.parametrize(("name", "number"), [("_write", 7), ("_write", 11), ("sync_folder", 4)])
+@pytest.mark.parametrize(
+    ("name", "number"), [("_write", 7), pytest.param("_write", 11, marks=pytest.mark.slow), ("sync_folder", 4)]
+)
 def test_a2_a_kill_inside_a_save_costs_that_save_at_most(root, tmp_path, whole, name, number):
     out = tmp_path / "run"
     run = runs.start(root, out, before=partial(killed_in_call, name, number))

@@ -30,7 +30,14 @@ def goes_on(root: Path, out: Path, whole: dict[str, object], *overrides: str) ->
     runs.tidy(out)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
+)
 def test_b1_a_signal_to_the_group_saves_the_current_step(root, tmp_path, whole, number, status):
     out = tmp_path / "run"
     run = runs.start(root, out, RARELY)
@@ -68,6 +75,7 @@ def slow_scoring(mark: Path, seconds: float) -> None:
     evaluation._kept = slow
 
 
+@pytest.mark.slow
 def test_b1_a_signal_inside_a_save_does_not_harm_it(root, tmp_path, whole):
     out, mark = tmp_path / "run", tmp_path / "mark"
     run = runs.start(root, out, before=partial(slow_writes, mark, 0.2))

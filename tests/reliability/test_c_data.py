@@ -67,6 +67,7 @@ def test_c3_skipped_videos_are_replaced_alike_and_counted_through_a_kill(broken,
     assert runs.left(out) == runs.left(whole)
 
 
+@pytest.mark.slow
 def test_c3_they_are_counted_over_all_processes(broken, tmp_path):
     spoil(broken / "train_011.mp4")
     both = runs.ranks(broken, tmp_path / "two", 2, *SKIP, "train.steps=3", base=PLAIN)
@@ -77,6 +78,7 @@ def test_c3_they_are_counted_over_all_processes(broken, tmp_path):
     assert "2 videos of epoch 0 could not be read, more than data.max_bad_fraction allows (1.2)" in many[0].said()
 
 
+@pytest.mark.slow
 def test_c3_a_test_video_is_never_replaced(tmp_path):
     root = tiny_set.make(tmp_path / "set")
     spoil(root / "test_003.mp4")

@@ -123,6 +123,7 @@ def test_e4_a_checkpoint_is_evaluated_as_the_run_that_ended_with_it(make, tmp_pa
     assert again["student"]["protocol"] == outcome["student"]["protocol"]
 
 
+@pytest.mark.slow
 def test_e4_what_two_processes_scored_together_the_exported_student_scores_alone(root, tmp_path):
     """Batch statistics drift apart between processes: it is one network that is scored and exported."""
     out = tmp_path / "two"

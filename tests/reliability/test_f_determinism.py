@@ -24,7 +24,7 @@ def test_f1_the_same_seed_is_the_same_run(make):
     same(weights(one, 6), weights(two, 6), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_f2_workers_change_nothing(make, workers):
     alone, many = make("alone", *DROPOUT), make("many", *DROPOUT, f"data.workers={workers}")
     train.train(alone, stop=4)

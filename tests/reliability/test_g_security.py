@@ -221,7 +221,15 @@ def fake_wandb(how: str) -> None:
     log.CLOSE_S, log.BEHIND = 0.5, 2
 
 
-@pytest.mark.parametrize("how", ["init raises", "init blocks", "log raises", "log blocks"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "init raises",
+        pytest.param("init blocks", marks=pytest.mark.slow),
+        pytest.param("log raises", marks=pytest.mark.slow),
+        "log blocks",
+    ],
+)
 def test_g9_a_tracker_never_stops_a_run(root, tmp_path, how):
     run = runs.run(root, tmp_path / "run", "log.wandb=online", base=SMALL, before=partial(fake_wandb, how))
     assert run.process.exitcode == 0, run.said()

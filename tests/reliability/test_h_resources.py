@@ -33,7 +33,7 @@ def full_disk(number: int) -> None:
     checkpoint._write = full
 
 
-@pytest.mark.parametrize("number", [1, 2, 4, 9, 21, 23])
+@pytest.mark.parametrize("number", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 9, 21, 23))])
 def test_h1_a_full_disk_costs_nothing_that_was_saved(root, tmp_path, number):
     """In the configuration, the weights, the manifest, a later checkpoint, the results, the student."""
     out = tmp_path / "run"
@@ -113,7 +113,16 @@ def test_h2_memory_files_and_threads_stay_as_they_are(root, tmp_path):
     assert set(os.listdir("/dev/shm")) <= before
 
 
-@pytest.mark.parametrize("name", ["with space", "ünïcödé-名前", "-dash", "new\nline", "quote'\"", "x" * 200])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "new\nline",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("with space", "ünïcödé-名前", "-dash", "quote'\"", "x" * 200)
+        ),
+    ],
+)
 def test_h4_odd_names_are_names(root, tmp_path, name):
     out = tmp_path / name
     run = runs.start(root, out, base=EVERY)
