@@ -93,7 +93,8 @@ def read(path: Path) -> Saved:
     """The checkpoint in the folder `path`; DataError, naming the file, for anything in it that is not as it was."""
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())
-        stated = manifest.pop("sha256")
+        if (stated := manifest.pop("sha256", None)) is None:
+            raise DataError(f"{path / 'manifest.json'}: has no checksum of its own (was an older vidkd at work?)")
         if stated != _digest(manifest):
             raise DataError(f"{path / 'manifest.json'}: its checksum is wrong")
         groups = {}
