@@ -12,7 +12,8 @@ FOLDER = Path(__file__).parent
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = _parser(argv).parse_args(argv)
     began = time.perf_counter()
     try:
         status = args.run(args)
@@ -26,17 +27,19 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: list[str]) -> argparse.ArgumentParser:
+    """Of the command that is asked for, or of all: some take long to import."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep", description="Prepare a video data set, or look at one."
     )
     commands = parser.add_subparsers(metavar="NAME", required=True)
-    data_sets = [f"data_prep.{path.stem}" for path in sorted(FOLDER.glob("[a-z]*.py"))]
-    for name in [*data_sets, *(f"data_prep.pipeline.{name}" for name in ("verify", "show", "stats"))]:
-        module = import_module(name)
+    modules = {path.stem: f"data_prep.{path.stem}" for path in sorted(FOLDER.glob("[a-z]*.py"))}
+    modules |= {name: f"data_prep.pipeline.{name}" for name in ("verify", "show", "stats")}
+    for name in argv[:1] if argv[:1] and argv[0] in modules else modules:
+        module = import_module(modules[name])
         text = (module.__doc__ or "").strip()
         command = commands.add_parser(
-            name.rpartition(".")[2],
+            name,
             help=text.splitlines()[0],
             description=text,
             formatter_class=argparse.RawDescriptionHelpFormatter,

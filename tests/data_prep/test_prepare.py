@@ -3,6 +3,8 @@
 import json
 import os
 import struct
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -193,6 +195,14 @@ def test_a_full_disk_is_not_the_video_s_fault(tmp_path, videos, data_prep, monke
     assert status == 2 and "the disk is full" in said
     monkeypatch.undo()
     assert not (tmp_path / "out/index.csv").exists() and not list((tmp_path / "out").rglob("*.mp4"))
+
+
+def test_a_command_starts_without_torch():
+    """Every worker process is a command that starts; torch alone would take longer than most videos."""
+    code = "import sys; from data_prep.__main__ import _parser; _parser(['jhmdb']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    listed = subprocess.run([sys.executable, "-m", "data_prep", "-h"], capture_output=True, text=True, check=True)
+    assert all(f"\n    {name} " in listed.stdout for name in ("jhmdb", "ssv2", "motion", "verify", "stats"))
 
 
 def test_two_videos_of_one_name(tmp_path, make_video, data_prep):

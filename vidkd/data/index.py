@@ -15,16 +15,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
-from torch import Tensor
 
 from vidkd.errors import DataError, one_of
-from vidkd.types import Shown
+
+if TYPE_CHECKING:  # data_prep reads and writes indexes, in many processes, without torch
+    from torch import Tensor
+
+    from vidkd.types import Shown
 
 pc: Any = pyarrow.compute  # its functions are made at import time, where no type checker sees them
 
@@ -60,7 +63,7 @@ class Clip:
     start: int | None = None  # the first frame of the one span that this row stands for; None: the whole video
 
 
-Truth = Callable[[Shown], dict[str, Tensor]]
+Truth = Callable[["Shown"], dict[str, "Tensor"]]
 
 
 class Part:
