@@ -41,6 +41,8 @@ class Card(Section):
     clip: ClipSpec  # the span of source frames
     view: ViewSpec  # what the network is given of it; frames is never None here
     short: Literal["loop", "hold"]  # what a video shorter than the span does
+    fps: float | None = None  # the rate that videos are read at; None: their own
+    task: dict[str, Any] = {"kind": "recognition"}  # what it was trained for
 
 
 class Student(nn.Module):
@@ -52,6 +54,7 @@ class Student(nn.Module):
         self.network, self.classes = card.network, card.classes
         self.clip, self.view = card.clip, card.view
         self.short: Literal["loop", "hold"] = card.short
+        self.fps, self.task = card.fps, card.task
         self.eval()
 
     def forward(self, video: Tensor) -> Tensor:
@@ -77,6 +80,8 @@ def save_student(
         clip=clip,
         view=view,
         short=run.data.short,
+        fps=run.data.fps,
+        task=run.task.model_dump(mode="json"),
     )
     content = _in_order(safetensors.torch.save(_plain(tapped.net), _metadata(card)))
     directory.mkdir(parents=True, exist_ok=True)

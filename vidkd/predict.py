@@ -1,14 +1,14 @@
 """python -m vidkd.predict VIDEO --model PATH [--top 5] [--stride-s S] [--json FILE] [--png FILE]
 
 What happens when: a trained student looks at a video of any length through a window that slides over it. PATH is a run
-directory, or the student.safetensors in it.
+directory, or the student.safetensors in it. A detector (--task detection) says when each action begins and ends.
 """
 
 import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +17,57 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
-from vidkd import checkpoint, cli, export
+from vidkd import checkpoint, cli, export, tasks
 from vidkd.data import clips, complete, container, sampling, transforms
 from vidkd.data.decode import Video, open_video
 from vidkd.data.degrade import degrade
 from vidkd.errors import ConfigError, DataError
 from vidkd.export import Student
-from vidkd.timeline import Timeline, clock, picture, text_bar
+from vidkd.timeline import Timeline, clock, of_events, picture, text_bar
 
 DECODER = "pyav"  # its memory stays flat over hours; decord keeps every packet that it has read
 ASSUMED_FPS = 25.0  # where a video does not say
 PICTURES, PICTURE_PX = 9, 240  # frames in the --png, and their height
+Pictures = dict[int, Tensor | None]
+Answer = Callable[[Tensor, slice], Any]
 
 
 def main(argv: list[str]) -> int:
     args = _arguments().parse_args(argv)
     _check(args)
     student = export.load_student(args.model).to(args.device)
+    trained_for = student.task["kind"]
+    if args.task not in (None, trained_for):
+        raise ConfigError(f"--task {args.task}: {args.model} was trained for {trained_for}")
+    task = tasks.load(trained_for)
     complete_or_error(args.video)
     with open_video(args.video, DECODER) as video:
         fps, duration_s = timing(video)
+        rate = student.fps or fps
         starts, span = windows(student, video, args.stride_s)
-        _say_what(args.video, video, student, duration_s, span / fps, len(starts))
-        pictures: dict[int, Tensor | None] = {}
+        _say_what(args.video, video, student, duration_s, span / rate, len(starts))
+        pictures: Pictures = {}
         if args.png:
             pictures = {int((i + 0.5) * video.frames / PICTURES): None for i in range(PICTURES)}
-        found = probabilities(student, video, starts, args.batch, pictures)
-    start_s = torch.tensor(starts, dtype=torch.float64) / fps
-    timeline = Timeline(student.classes, start_s, (start_s + span / fps).clamp(max=duration_s), found, duration_s)
-    _print(timeline, args.top)
+        report = {"video": str(args.video), "model": str(args.model), "network": student.network, "fps": fps}
+        report["duration_s"] = duration_s
+        if hasattr(task, "events"):
+            found = [e for e in events(student, task, video, starts, args.batch, pictures) if e[3] >= args.threshold]
+            timeline = of_events(student.classes, found, duration_s)
+            _print_events(found, timeline)
+            report["events"] = [dict(zip(("start_s", "end_s", "class", "score"), e, strict=True)) for e in found]
+        else:
+            seen = probabilities(student, video, starts, args.batch, pictures)
+            start_s = torch.tensor(starts, dtype=torch.float64) / rate
+            end_s = (start_s + span / rate).clamp(max=duration_s)
+            timeline = Timeline(student.classes, start_s, end_s, seen, duration_s)
+            _print(timeline, args.top)
+            report |= as_json(timeline, args.top)
     if args.json:
-        report = as_json(timeline, args.top, args.video, args.model, student, fps)
         checkpoint.write_atomic(args.json, (json.dumps(report, indent=1) + "\n").encode())
     if args.png:
         frames = [(i / fps, frame) for i, frame in pictures.items() if frame is not None]
-        about = f"{student.network}, {len(student.classes)} classes, {len(starts)} windows of {clock(span / fps)} s"
+        about = f"{student.network}, {len(student.classes)} classes, {len(starts)} windows of {clock(span / rate)} s"
         checkpoint.write_atomic(args.png, picture(timeline, args.video.name, about, frames))
     return 0
 
@@ -62,6 +78,8 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("video", type=Path)
     parser.add_argument("--model", type=Path, required=True, metavar="PATH")
+    parser.add_argument("--task", help="what the model was trained for; another one is an error")
+    parser.add_argument("--threshold", type=float, default=0.1, metavar="P", help="the least score of an event (0.1)")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes a window (default: 5)")
     parser.add_argument("--stride-s", type=float, metavar="S", help="seconds between windows (default: half a window)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every window there")
@@ -100,28 +118,67 @@ def timing(video: Video) -> tuple[float, float]:
 
 def windows(student: Student, video: Video, stride_s: float | None) -> tuple[list[int], int]:
     """The first frames of all windows, and how many frames each covers."""
-    span = min(sampling.span(student.clip), video.frames)
-    step = max(1, span // 2 if stride_s is None else round(stride_s * timing(video)[0]))
+    frames = len(readable(student, video))
+    span = min(sampling.span(student.clip), frames)
+    step = max(1, span // 2 if stride_s is None else round(stride_s * (student.fps or timing(video)[0])))
     if step <= span:
-        return sampling.window_starts(video.frames, span, step), span
-    return list(range(0, video.frames - span + 1, step)), span  # what lies between is not looked at
+        return sampling.window_starts(frames, span, step), span
+    return list(range(0, frames - span + 1, step)), span  # what lies between is not looked at
+
+
+def readable(student: Student, video: Video) -> Sequence[int]:
+    """The source frames that there are for the student: those at its rate, if it has one."""
+    return sampling.at_rate(video.frames, timing(video)[0], student.fps)
+
+
+def probabilities(
+    student: Student, video: Video, starts: list[int], batch: int, pictures: Pictures | None = None
+) -> Tensor:
+    """[n, K] float64, one row a window. `pictures` is filled with small copies of the frames that it names."""
+
+    def answer(seen: Tensor, _rows: slice) -> Tensor:
+        return student(seen).double().softmax(dim=1).cpu()
+
+    found = torch.cat(over_windows(student, video, starts, batch, answer, pictures))
+    if not torch.isfinite(found).all():
+        raise DataError(f"{video.path}: the student answers with something that is not a number; its weights are bad")
+    return found
+
+
+def events(
+    student: Student, task: Any, video: Video, starts: list[int], batch: int, pictures: Pictures | None = None
+) -> list[tuple[float, float, str, float]]:
+    """(start_s, end_s, class, score), by falling score: what the task makes of all windows together."""
+    fps, duration_s = timing(video)
+    rate = student.fps or fps
+    start_s = torch.tensor(starts, dtype=torch.float64) / rate
+    span_s = torch.stack([start_s, start_s + student.clip.frames * student.clip.stride / rate], dim=1)
+
+    def answer(seen: Tensor, rows: slice) -> dict[str, Tensor]:
+        return task.keep(student.tapped(seen), span_s[rows])
+
+    said = over_windows(student, video, starts, batch, answer, pictures)
+    kept = {key: torch.cat([each[key] for each in said]) for key in said[0]}
+    found = task.events(kept, task.Config.model_validate(student.task), student.classes)
+    return [(start, min(end, duration_s), label, score) for start, end, label, score in found if start < duration_s]
 
 
 @torch.no_grad()
-def probabilities(
-    student: Student, video: Video, starts: list[int], batch: int, pictures: dict[int, Tensor | None] | None = None
-) -> Tensor:
-    """[n, K] float64, one row a window. `pictures` is filled with small copies of the frames that it names.
+def over_windows(
+    student: Student, video: Video, starts: list[int], batch: int, answer: Answer, pictures: Pictures | None = None
+) -> list[Any]:
+    """What `answer` makes of every `batch` windows: [B, 3, T, H, W] and which of all they are.
 
     One pass over the video; in memory are never more frames than `batch` windows have, at the student's size.
     """
-    device = student.tapped.mean.device
-    given = student.view.frames or student.clip.frames
-    plans = [sampling.subsample(sampling.indices(s, student.clip, video.frames, student.short), given) for s in starts]
+    device, source = student.tapped.mean.device, readable(student, video)
+    given, clip = student.view.frames or student.clip.frames, student.clip
+    spans = ([source[i] for i in sampling.indices(s, clip, len(source), student.short)] for s in starts)
+    plans = [sampling.subsample(span, given) for span in spans]
     needed = sorted({i for plan in plans for i in plan} | set(pictures or ()))
     walk = zip(needed, video.walk(needed), strict=True)
     held: dict[int, Tensor] = {}
-    rows = []
+    answers = []
     bar = tqdm(total=len(plans), unit="window", disable=None, leave=False)
     for at in range(0, len(plans), batch):
         portion = plans[at : at + batch]
@@ -132,16 +189,13 @@ def probabilities(
             if pictures and i in pictures:
                 pictures[i] = _picture(frame)
         seen = [_degraded(student, [held[i] for i in plan], plan[0]) for plan in portion]
-        rows.append(student(torch.stack(seen).to(device)).double().softmax(dim=1).cpu())
+        answers.append(answer(torch.stack(seen).to(device), slice(at, at + batch)))
         bar.update(len(portion))
     bar.close()
     for i, frame in walk:  # pictures behind the last window
         if pictures and i in pictures:
             pictures[i] = _picture(frame)
-    found = torch.cat(rows)
-    if not torch.isfinite(found).all():
-        raise DataError(f"{video.path}: the student answers with something that is not a number; its weights are bad")
-    return found
+    return answers
 
 
 def _up_to(walk: Iterator[tuple[int, Tensor]], last: int, held: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
@@ -170,19 +224,14 @@ def _degraded(student: Student, frames: list[Tensor], address: int) -> Tensor:
     return degrade(torch.stack(frames), student.view.degrade, clips.generator(address)).transpose(0, 1)
 
 
-def as_json(timeline: Timeline, top: int, video: Path, model: Path, student: Student, fps: float) -> dict[str, Any]:
-    """The whole answer as plain values."""
+def as_json(timeline: Timeline, top: int) -> dict[str, Any]:
+    """All windows as plain values."""
 
     def best(row: Tensor) -> list[dict[str, Any]]:
         return [{"class": name, "probability": p} for name, p in timeline.top(row, top)]
 
     spans = zip(timeline.start_s.tolist(), timeline.end_s.tolist(), timeline.probabilities, strict=True)
     return {
-        "video": str(video),
-        "model": str(model),
-        "network": student.network,
-        "fps": fps,
-        "duration_s": timeline.duration_s,
         "overall": best(timeline.overall()),
         "windows": [{"start_s": start, "end_s": end, "top": best(row)} for start, end, row in spans],
     }
@@ -201,6 +250,13 @@ def _print(timeline: Timeline, top: int) -> None:
         print(f"{clock(start):>{width}} - {clock(end):>{width}} s  {classes}")
     print("\n" + "\n".join(text_bar(timeline)))
     print("\nall in all: " + ", ".join(f"{name} {p:.1%}" for name, p in timeline.top(timeline.overall(), top)))
+
+
+def _print_events(found: list[tuple[float, float, str, float]], timeline: Timeline) -> None:
+    width = len(clock(timeline.duration_s))
+    for start, end, label, score in sorted(found):
+        print(f"{clock(start):>{width}} - {clock(end):>{width}} s  {label} {score:.1%}")
+    print("\n" + "\n".join(text_bar(timeline)) if found else "nothing is sure enough; a lower --threshold shows more")
 
 
 if __name__ == "__main__":

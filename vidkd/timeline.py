@@ -58,6 +58,22 @@ class Timeline:
         return [(self.classes[k], p) for k, p in zip(order[:count].tolist(), values[:count].tolist(), strict=True)]
 
 
+def of_events(
+    classes: tuple[str, ...], events: list[tuple[float, float, str, float]], duration_s: float, slots: int = 600
+) -> Timeline:
+    """Events (start_s, end_s, class, score) as a line of time: of each of `slots` parts of the video, the highest score
+    of each class that reaches into it. Where nothing happens is not on it; all of it is where there are no events."""
+    edges = torch.linspace(0, duration_s, slots + 1, dtype=torch.float64)
+    table = torch.zeros(slots, len(classes), dtype=torch.float64)
+    number = {name: k for k, name in enumerate(classes)}
+    for start, end, label, score in events:
+        inside = (edges[1:] > start) & (edges[:-1] < end)
+        table[inside, number[label]] = table[inside, number[label]].clamp(min=score)
+    covered = table.amax(dim=1) > 0
+    covered |= ~covered.any()
+    return Timeline(classes, edges[:-1][covered], edges[1:][covered], table[covered], duration_s)
+
+
 def clock(seconds: float) -> str:
     """12.34, 3:05.20, 1:02:03.00"""
     hundredths = round(seconds * 100)

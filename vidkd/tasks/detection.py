@@ -111,8 +111,7 @@ class Task(BaseTask[Config]):
         return (2 * right.sum(dim=1) > n)[n > 0]
 
     def keep(self, view: View, extra: dict[str, Tensor]) -> dict[str, Tensor]:
-        segments, scores = _detections.decode(_said(view))
-        return {"segments": _detections.in_seconds(segments.cpu(), extra["span_s"]), "scores": scores.cpu()}
+        return keep(view, extra["span_s"])
 
     def results(self, scored: Scored) -> dict[str, Any]:
         return figures(self._truth(scored.ids), self._found(scored), self.config.tiou, self.config.bootstrap)
@@ -166,12 +165,24 @@ class Task(BaseTask[Config]):
             for name, places, scores in zip(scored.ids, scored.kept["segments"], scored.kept["scores"], strict=True):
                 if not torch.isfinite(scores).all() or not torch.isfinite(places).all():
                     raise DataError(f"the network's answers to {name!r} are not finite")
-                c = self.config
-                own, label, worth = _detections.of_video(places, scores, c.sigma, c.threshold, c.most)
-                names = [self.classes[k] for k in label]
-                rows += zip([name] * len(worth), *own.T.tolist(), names, worth.tolist(), strict=True)
+                kept = {"segments": places, "scores": scores}
+                rows += [(name, *event) for event in events(kept, self.config, self.classes)]
             self._last = scored, Segments.of(rows, scored=True)
         return self._last[1]
+
+
+def keep(view: View, span_s: Tensor) -> dict[str, Tensor]:
+    """What a detector says of windows from span_s[:, 0] to span_s[:, 1] seconds: `segments` [B, L, 2] in seconds and
+    `scores` [B, L, K]."""
+    segments, scores = _detections.decode(_said(view))
+    return {"segments": _detections.in_seconds(segments.cpu(), span_s), "scores": scores.cpu()}
+
+
+def events(kept: dict[str, Tensor], config: Config, classes: tuple[str, ...]) -> list[tuple[float, float, str, float]]:
+    """(start_s, end_s, class, score) of what was kept of all windows of one video, by falling score."""
+    found = _detections.of_video(kept["segments"], kept["scores"], config.sigma, config.threshold, config.most)
+    segments, label, score = (column.tolist() for column in found)
+    return [(start, end, classes[k], s) for (start, end), k, s in zip(segments, label, score, strict=True)]
 
 
 def _said(view: View) -> dict[str, Tensor]:

@@ -1,0 +1,114 @@
+"""Detection from rendered videos to a figure, and from a video file to events."""
+
+import json
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+import tiny_set
+from conftest import CONFIGS
+from data_prep import __main__ as data_prep
+from vidkd import cli, config_file, distiller, evaluation, export, predict, train
+from vidkd.data import clips, index
+from vidkd.data.decode import open_video
+from vidkd.tasks import detection
+
+CONFIG = next(path for path in CONFIGS if path.stem == "motion_detection")
+OPTIONS = "student.options={backbone: small_r3d, backbone_options: {width: 8}, frames: 64, size_px: 32, width: 64}"
+RUN = [OPTIONS, "data.workers=0", "train.epochs=null", "train.threads=1"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A detector that has learned nothing, saved as a run saves it, beside videos of 100 frames."""
+    root = tiny_set.make(tmp_path / "set", train=1, test=2, frames=100)
+    made = config_file.load(CONFIG, [*RUN, f"data.root={root}", "train.steps=1", "task.threshold=0.0", "task.most=40"])
+    torch.manual_seed(0)
+    network, _ = distiller.build_network(made.student, 4, made.data.clip.frames)
+    export.save_student(tmp_path / "run", network, made, tiny_set.CLASSES, None)
+    return made, network.eval(), tmp_path
+
+
+def test_prediction_sees_what_evaluation_sees(run):
+    made, network, folder = run
+    data_set = index.read(made.data.root)
+    task = distiller.build_task(made, data_set.classes)
+    part = clips.part_of(data_set, made, task, "test")
+    assert len(part) == 2  # 100 frames are 50 at 12.5 a second: less than one window
+    scored = evaluation.score({"student": network}, task, made, part, torch.device("cpu"))["student"]
+    expected = task.predictions(scored)
+    student = export.load_student(folder / "run")
+    assert student.fps == 12.5 and student.task["kind"] == "detection"
+    with open_video(part[1].path) as video:
+        starts, span = predict.windows(student, video, None)
+        assert (starts, span) == ([0], 50)
+        found = predict.events(student, detection, video, starts, batch=2)
+    own = [i for i, name in enumerate(expected["video"]) if name == part[1].name and expected["start_s"][i] < 4.0]
+    assert [e[3] for e in found] == pytest.approx([expected["score"][i] for i in own], rel=1e-4)
+    assert [e[0] for e in found] == pytest.approx([expected["start_s"][i] for i in own], abs=1e-3)
+
+
+def test_events_as_text_json_and_picture(run, capsys):
+    _, _, folder = run
+    video = folder / "set" / "test_000.mp4"
+    told = ["--model", folder / "run", "--task", "detection", "--json", folder / "e.json", "--png", folder / "e.png"]
+    assert cli.run_main(predict.main, [str(a) for a in (video, *told, "--threshold", "0.0")]) == 0
+    assert "1 window(s) of 4.00 s" in capsys.readouterr().out
+    events = json.loads((folder / "e.json").read_text())["events"]
+    assert 0 < len(events) <= 40
+    assert all(0 <= e["start_s"] < e["end_s"] <= 4.0 and e["class"] in tiny_set.CLASSES for e in events)
+    assert (folder / "e.png").read_bytes()[:4] == b"\x89PNG"
+    assert cli.run_main(predict.main, [str(a) for a in (video, *told, "--threshold", "2")]) == 0
+    assert "nothing is sure enough" in capsys.readouterr().out
+    assert cli.run_main(predict.main, [str(video), "--model", str(folder / "run"), "--task", "recognition"]) == 2
+    assert "was trained for detection" in capsys.readouterr().err
+
+
+def test_rendered_videos_say_what_happens_when(tmp_path):
+    """While an action lasts the picture changes; in a pause it stands still. Twice the same command, the same files."""
+    told = [
+        "motion",
+        "--untrimmed",
+        "--size",
+        "32",
+        "--train",
+        "2",
+        "--test",
+        "1",
+        "--difficulty",
+        "0",
+        "--workers",
+        "1",
+    ]
+    for name in ("a", "b"):
+        assert data_prep.main([*told, "--frames", "150", "--out", str(tmp_path / name)]) == 0
+    assert (tmp_path / "a" / "segments.csv").read_bytes() == (tmp_path / "b" / "segments.csv").read_bytes()
+    data = index.read(tmp_path / "a")
+    assert data.table["checksum"] == index.read(tmp_path / "b").table["checksum"]
+    rows = [line.split(",") for line in (tmp_path / "a" / "segments.csv").read_text().splitlines()[1:]]
+    assert rows
+    for i, part in ((0, "train"), (1, "train"), (0, "test")):
+        clip = data.part("split1", part)[i]
+        with open_video(clip.path) as video:
+            frames = video.get(range(150)).float()
+        change = (frames[1:] - frames[:-1]).abs().amax(dim=(1, 2, 3))
+        acting = torch.zeros(149, dtype=torch.bool)
+        for _, start, end, _ in (row for row in rows if row[0] == clip.name):
+            acting[round(float(start) * 25) : round(float(end) * 25) - 1] = True
+        assert change[acting].median() > 3 * change[~acting].median()
+
+
+@pytest.mark.slow
+def test_a_trained_detector_finds_the_actions(tmp_path):
+    """About 15 minutes on one idle core; chance is below 1 %."""
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    told = ["motion", "--untrimmed", "--classes", "4", "--size", "32", "--train", "96", "--test", "24"]
+    assert data_prep.main([*told, "--difficulty", "0", "--workers", "2", "--out", str(tmp_path / "set")]) == 0
+    run = config_file.load(
+        CONFIG, [*RUN, f"data.root={tmp_path / 'set'}", f"out={tmp_path / 'run'}", "train.steps=600", "optim.lr=3e-3"]
+    )
+    figures = train.train(run)["student"]
+    assert figures["map_0.5"] > 0.6
+    assert figures["map"] > 0.5
