@@ -25,7 +25,8 @@ def test_it_trains_a_step_and_evaluates(shipped, clips_root, tmp_path):
     for who, section in (("student", run.student), ("teacher", run.teacher)):
         if section is not None and section.name == "detector":
             sizes = {"frames": 64, "size_px": 32, "levels": 4}  # it is made for one clip length and size
-            smaller += ["data.clip.frames=64", *(f"{who}.options.{key}={n}" for key, n in sizes.items())]
+            smaller += ["data.clip.frames=64", "data.windows={train_step: 16, test_step: 32}"]
+            smaller += [f"{who}.options.{key}={n}" for key, n in sizes.items()]
     if run.teacher is not None:
         smaller += [
             "teacher.weights=null",
