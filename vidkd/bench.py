@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 from tqdm import tqdm
 
-from vidkd import checkpoint, cli, compare, config_file, distiller, models, predictions_file, results, run_dir
+from vidkd import checkpoint, cli, compare, config_file, distiller, predictions_file, results, run_dir
 from vidkd.data import index
 from vidkd.errors import ConfigError, DataError, VidkdError
 from vidkd.section import Section
@@ -192,7 +192,9 @@ def answers_of(cell: Cell) -> tuple[BaseTask, Answers]:
 def _speed(cell: Cell, num_classes: int) -> dict[str, Any]:
     """Cost of the row's network, measured here, where no other cell runs beside it."""
     run = config_file.load(cell.out / "config.yaml")
-    network = models.build(run.student.name, num_classes, **run.student.options)
+    network, _ = distiller.build_network(
+        run.student.model_copy(update={"weights": None}), num_classes, run.data.clip.frames
+    )
     return results.measure(network, run.student.view.frames or run.data.clip.frames, run.student.view.size_px)
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from vidkd import methods, models, tasks
 from vidkd.methods._base import MethodSection
+from vidkd.models.attention import AttentionSection
 from vidkd.optim import Optim
 from vidkd.section import Section, Span
 from vidkd.tasks._base import TaskSection
@@ -41,10 +42,11 @@ class Network(Section):
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
+    attention: AttentionSection | None = None  # behind its late tap
     view: ViewSpec
     weights: Path | None = None  # a .safetensors, a weights-only .pt, or a run directory
     adapt: Literal["none", "inflate", "collapse"] = "none"  # how kernels of another temporal size are brought over
-    reset_head: bool = False  # take the weights of all but the head, whose class count may differ
+    reset_head: bool = False  # take the weights of all but the head (class counts may differ); attention may be lacking
 
     @field_validator("name")
     @classmethod
@@ -209,8 +211,8 @@ class Run(Section):
 
     @model_validator(mode="after")
     def _belongs_together(self) -> "Run":
-        if self.methods and self.teacher is None:
-            raise ValueError("methods need a teacher: add a teacher section, or remove methods")
+        if self.teacher is None and (needy := [method.kind for method in self.methods if method.needs_teacher]):
+            raise ValueError(f"methods need a teacher ({', '.join(needy)}): add a teacher section, or remove methods")
         if self.teacher is not None and not self.methods:
             raise ValueError("a teacher without methods has nothing to say: add to methods, or remove teacher")
         if (self.data.val is None) != (self.train.eval_every is None):

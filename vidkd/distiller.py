@@ -10,7 +10,7 @@ from vidkd import methods, models, tasks
 from vidkd.config import Network, Run
 from vidkd.errors import ConfigError, one_of
 from vidkd.methods._base import BaseMethod
-from vidkd.models import weights
+from vidkd.models import attention, weights
 from vidkd.section import Weighted
 from vidkd.taps import Frozen, Tapped
 from vidkd.tasks._base import BaseTask
@@ -33,9 +33,13 @@ class Trainee(nn.Module):
         student = self.student(batch.seen_by("student"))
         terms: Terms = {}
         for key, method in zip(self.keys, self.methods, strict=True):
-            assert teacher is not None
             terms |= {f"{key}/{name}": term for name, term in method(batch, student, teacher).items()}
         return student, terms
+
+    def kept(self) -> dict[str, Tensor]:
+        """What every method keeps for a run that has this student as its teacher, as `<method>/<name>`."""
+        methods = zip(self.keys, self.each_method(), strict=True)
+        return {f"{key}/{name}": tensor for key, method in methods for name, tensor in method.keeps().items()}
 
     def learns(self, name: str, step: int) -> bool:
         """Whether every method lets the parameter `name` learn at `step`."""
@@ -67,6 +71,7 @@ def build_network(section: Network, num_classes: int, frames: int) -> tuple[Tapp
     network = models.build(section.name, num_classes, **section.options)
     network.clip = (section.view.frames or frames, section.view.size_px)
     network.input.check(section.name, *network.clip)
+    attention.attach(network, section.attention, *network.clip)
     if section.weights is None:
         return network, None
     return network, weights.load(network, section.weights, section.adapt, section.reset_head)
@@ -77,9 +82,14 @@ def build_task(run: Run, classes: tuple[str, ...]) -> BaseTask:
 
 
 def build_methods(run: Run, student: Tapped, teacher: Tapped | None, num_classes: int) -> list[BaseMethod]:
-    if teacher is None:
-        return []
-    return [methods.load(m.kind).Method(m, student, teacher, num_classes) for m in run.methods]
+    """The run's methods; each is given what its namesake kept in the teacher's run."""
+    made = [methods.load(m.kind).Method(m, student, teacher, num_classes) for m in run.methods]
+    if run.teacher is not None and run.teacher.weights is not None:
+        kept = weights.read_kept(run.teacher.weights)
+        for key, method in zip(method_keys([m.kind for m in run.methods]), made, strict=True):
+            prefix = f"{key}/"
+            method.take_kept({n.removeprefix(prefix): t for n, t in kept.items() if n.startswith(prefix)})
+    return made
 
 
 def build(run: Run, num_classes: int) -> tuple[Trainee, Frozen | None, list[str]]:

@@ -115,6 +115,7 @@ def protocol(
         "coverage": {"scored": scored, "expected": expected},
         "network": network.name,
         "options": network.options,
+        "attention": network.attention and network.attention.model_dump(mode="json"),
         "weights_sha256": weights,
         "frames": view.frames or clip.frames,
         "span_frames": sampling.span(clip),

@@ -21,7 +21,8 @@ import vidkd
 from vidkd import checkpoint, config_file, models
 from vidkd.config import ClipSpec, Run, ViewSpec
 from vidkd.errors import ConfigError, DataError
-from vidkd.models import cost
+from vidkd.models import attention
+from vidkd.models.attention import AttentionSection
 from vidkd.section import Section
 from vidkd.taps import Tapped
 
@@ -36,6 +37,7 @@ class Card(Section):
 
     network: str
     options: dict[str, Any]
+    attention: AttentionSection | None = None
     classes: tuple[str, ...]
     input: dict[str, Any]  # taps.Input: the normalisation and the limits
     clip: ClipSpec  # the span of source frames
@@ -75,6 +77,7 @@ def save_student(
     card = Card(
         network=run.student.name,
         options=run.student.options,
+        attention=run.student.attention,
         classes=classes,
         input=asdict(tapped.input),
         clip=clip,
@@ -110,6 +113,7 @@ def load_student(path: str | Path) -> Student:
         _agrees(path, card)
     try:
         tapped = models.build(card.network, len(card.classes), **card.options)
+        attention.attach(tapped, card.attention, card.view.frames or card.clip.frames, card.view.size_px)
     except (ConfigError, TypeError) as error:
         raise DataError(f"{weights}: its network cannot be built here: {error}") from None
     if (made := json.loads(json.dumps(asdict(tapped.input)))) != card.input:
@@ -233,10 +237,7 @@ def model_card(tapped: Tapped, run: Run, card: Card, results: dict[str, Any] | N
     """MODEL_CARD.md: for whom finds the folder and nothing else."""
     assert card.view.frames is not None
     figures = (results or {}).get("student", {})
-    price = figures.get("cost") or {
-        "parameters": cost.parameters(tapped.net),
-        "gmacs": cost.gmacs(tapped, card.view.frames, card.view.size_px),
-    }
+    price = figures.get("cost") or attention.costs(tapped, card.view.frames, card.view.size_px)
     methods = ", ".join(method.kind for method in run.methods)
     how = f"distilled from `{run.teacher.name}` by {methods}" if run.teacher else "trained without a teacher"
     paragraphs = [
@@ -269,7 +270,7 @@ def _usage(run: Run) -> str:
 
 def _protocol(figures: dict[str, Any], price: dict[str, Any]) -> str:
     """One line that holds all a figure depends on."""
-    size = f"{price['parameters']:,} parameters, {price['gmacs']:.3g} GMACs a clip"
+    size = attention.said(price)
     if not (p := figures.get("protocol")):
         return f"Not evaluated; {size}."
     return (

@@ -17,7 +17,7 @@ from vidkd.config import Run
 from vidkd.data import clips
 from vidkd.data.index import Index
 from vidkd.distributed import rank
-from vidkd.models import cost
+from vidkd.models import attention
 from vidkd.taps import Frozen, Tapped
 from vidkd.tasks._base import BaseTask, Scored
 
@@ -82,14 +82,14 @@ def write_predictions(path: Path, task: BaseTask, scored: Scored) -> None:
 
 
 def measure(network: Tapped, frames: int, size_px: int) -> dict[str, Any]:
-    """Parameters, GMACs of one clip, and the clips/s of the bare network on this machine.
+    """Parameters, GMACs of one clip (with and without an attention), and clips/s of the bare network on this machine.
 
     Batches of 8, or of 1 where 8 clips are more than 20 GMACs; the median of 5 batches after one to warm up, or of as
     many as fit in 5 s. On a CPU with one thread, whatever the run uses, so that rows of a table can be compared.
     """
     device = next(network.parameters()).device
-    gmacs = cost.gmacs(network, frames, size_px)
-    batch = 8 if 8 * gmacs <= 20 else 1
+    costs = attention.costs(network, frames, size_px)
+    batch = 8 if 8 * costs["gmacs"] <= 20 else 1
     video = torch.zeros(batch, 3, frames, size_px, size_px, dtype=torch.uint8, device=device)
     seconds: list[float] = []
     network.eval()
@@ -103,9 +103,7 @@ def measure(network: Tapped, frames: int, size_px: int) -> dict[str, Any]:
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
     torch.set_num_threads(threads)
-    return {
-        "parameters": cost.parameters(network.net),
-        "gmacs": gmacs,
+    return costs | {
         "clips_per_s": batch / median(seconds[1:]),
         "clips_per_s_is": f"network alone, batch {batch}, {device.type}{', 1 thread' * (device.type == 'cpu')}",
     }
@@ -120,6 +118,5 @@ def one_line(figures: dict[str, Any]) -> str:
         f"{figures['headline']}, {p['network']}, {p['data_set']} {p['split']} "
         f"{p['part']} {p['coverage']['scored']}/{p['coverage']['expected']} videos, "
         f"{p['frames']}x{p['stride']:g} frames "
-        f"at {p['size_px']} px, {views}; {cost['parameters']:,} parameters, "
-        f"{cost['gmacs']:.2f} GMACs, {cost['clips_per_s']:.1f} clips/s"
+        f"at {p['size_px']} px, {views}; {attention.said(cost)}, {cost['clips_per_s']:.1f} clips/s"
     )

@@ -17,8 +17,9 @@ FREE = ("out", "log", "train.processes", "train.threads", "train.log_every_steps
         "train.eval_batch_size", "data.workers", "data.timeout_s", "teacher.allow_weak",
         "teacher.preflight_clips")  # fmt: skip
 MARK = ".vidkd-run"  # only a folder that holds it is ever cleared; it says `saved` once a checkpoint was published
-OURS = ("config.yaml", "inputs.json", "metrics.jsonl", "results.json", "student.safetensors", "MODEL_CARD.md",
-        "classes.txt", "student_predictions.csv", "teacher_predictions.csv", "report.html")  # fmt: skip
+OURS = ("config.yaml", "inputs.json", "metrics.jsonl", "results.json", "student.safetensors", "methods.safetensors",
+        "MODEL_CARD.md", "classes.txt", "student_predictions.csv", "teacher_predictions.csv",
+        "report.html")  # fmt: skip
 BAD_BATCHES = "bad_batches"
 OURS_FOLDERS = ("checkpoints", "tensorboard", "wandb", "evaluate", BAD_BATCHES)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,28 +12,44 @@ from torch import Tensor, nn
 from vidkd.errors import ConfigError, one_of
 from vidkd.types import View
 
-ToGrid = Callable[[Any], Tensor]  # what a submodule returned -> a tensor with the tap's axes
+Tokens = tuple[Tensor, tuple[int, int, int]]
 
 
-def as_is(output: Tensor) -> Tensor:
-    """[B, C, T, H, W]: convolutional networks."""
-    return output
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a submodule lays out what it returns."""
+
+    to_grid: Callable[[Any], Tensor]  # what it returned -> a tensor with the tap's axes
+    put_back: Callable[[Any, Tensor], Any]  # what it returned, a changed grid -> the same with that grid in it
+
+    def __call__(self, output: Any) -> Tensor:
+        return self.to_grid(output)
 
 
-def channels_last(output: Tensor) -> Tensor:
-    """[B, T, H, W, C]: Video Swin."""
-    return output.movedim(-1, 1)
-
-
-def class_token_and_grid(output: tuple[Tensor, tuple[int, int, int]]) -> Tensor:
-    """([B, 1 + T*H*W, C], (T, H, W)): MViT. The class token is dropped."""
+def _tokens_to_grid(output: Tokens) -> Tensor:
     tokens, (t, h, w) = output
     return tokens[:, 1:].transpose(1, 2).unflatten(2, (t, h, w))
 
 
-def pathway(index: int) -> ToGrid:
+def _grid_to_tokens(output: Tokens, grid: Tensor) -> Tokens:
+    tokens, size = output
+    return torch.cat([tokens[:, :1], grid.flatten(2).transpose(1, 2)], dim=1), size
+
+
+# [B, C, T, H, W]: convolutional networks.
+as_is = Layout(lambda output: output, lambda _, grid: grid)
+# [B, T, H, W, C]: Video Swin.
+channels_last = Layout(lambda output: output.movedim(-1, 1), lambda _, grid: grid.movedim(1, -1))
+# ([B, 1 + T*H*W, C], (T, H, W)): MViT. The class token is no part of the grid.
+class_token_and_grid = Layout(_tokens_to_grid, _grid_to_tokens)
+
+
+def pathway(index: int) -> Layout:
     """[slow, fast]: SlowFast; `index` picks one."""
-    return lambda outputs: outputs[index]
+    return Layout(
+        lambda outputs: outputs[index],
+        lambda outputs, grid: [grid if i == index else own for i, own in enumerate(outputs)],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +58,7 @@ class Tap:
 
     path: str
     channels: int
-    to_grid: ToGrid = as_is
+    layout: Layout = as_is
     axes: str = "BCTHW"
 
 
@@ -106,14 +122,24 @@ class Tapped(nn.Module):
         self._seen: dict[str, Tensor] = {}
         self._listening = True
         for tap_name, tap in taps.items():
-            # a partial of a bound method, not a closure: a deep copy (an EMA) then listens for itself
-            listen = partial(self._listen, tap_name, tap)
-            submodule(net, f"tap {tap_name!r}", tap.path).register_forward_hook(listen)
+            self._hook(tap_name, tap)
+
+    def add_tap(self, name: str, tap: Tap) -> None:
+        """Listen at one more place; ValueError if there is a tap of that name."""
+        if name in self.taps:
+            raise ValueError(f"{self.name} already has a tap {name!r}")
+        self._hook(name, tap)
+        self.taps[name] = tap
+
+    def _hook(self, name: str, tap: Tap) -> None:
+        # a partial of a bound method, not a closure: a deep copy (an EMA) then listens for itself
+        listen = partial(self._listen, name, tap)
+        submodule(self.net, f"tap {name!r}", tap.path).register_forward_hook(listen)
 
     def _listen(self, name: str, tap: Tap, _module: nn.Module, _args: Any, output: Any) -> None:
         if not self._listening:
             return
-        grid = tap.to_grid(output)
+        grid = tap.layout(output)
         if grid.ndim != len(tap.axes) or grid.shape[1] != tap.channels:
             expected = ", ".join(tap.axes).replace("C", str(tap.channels))
             raise ValueError(f"tap {name!r} at {tap.path!r}: expected [{expected}], got {tuple(grid.shape)}")
@@ -168,6 +194,28 @@ class Frozen(nn.Module):
     def forward(self, video: Tensor) -> View:
         with autocast(video.device, self.precision):
             return self.tapped(video)
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Borrowed(nn.Module, Generic[M]):
+    """A frozen module that its owner uses and does not own: in eval mode, and in no optimiser and no checkpoint.
+
+    It moves to a device with its owner, and gradients flow through it to its inputs.
+    """
+
+    def __init__(self, module: M) -> None:
+        super().__init__()
+        self._hidden = (module.requires_grad_(False).eval(),)  # parameters(), state_dict() and train() see no tuples
+
+    @property
+    def module(self) -> M:
+        return self._hidden[0]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Borrowed[M]":
+        self.module._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
 
 @contextmanager

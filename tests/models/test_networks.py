@@ -1,7 +1,6 @@
 """What every network of the zoo must do. A new one is picked up by its name."""
 
 import copy
-import inspect
 
 import pytest
 import torch
@@ -11,20 +10,9 @@ from vidkd import models
 from vidkd.errors import ConfigError
 from vidkd.models import cost, detector
 from vidkd.taps import Tapped
+from zoo import BIG, smallest_clip, smallest_options
 
 K = 5
-BIG = {"csn_r101", "slowfast_r50", "slowfast_r101", "swin3d_s", "swin3d_b", "x3d_l", "r3d_18", "i3d_r50", "r2plus1d_18"}
-
-
-def smallest_options(name: str) -> dict[str, int]:
-    """Networks that are built for one clip length and size are built for the least."""
-    options = inspect.signature(models.zoo()[name]).parameters
-    return {"frames": 2, "size_px": 32} if {"frames", "size_px"} <= options.keys() else {}
-
-
-def smallest_clip(network: Tapped) -> tuple[int, int]:
-    limits = network.input
-    return limits.frames or max(limits.min_frames, limits.frames_multiple), limits.size_px or limits.min_size_px
 
 
 @pytest.fixture(scope="module", params=sorted(set(models.names()) - set(detector.NETWORKS)))  # see test_detector

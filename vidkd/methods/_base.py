@@ -1,7 +1,7 @@
 """What every method shares: almost nothing."""
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -12,6 +12,8 @@ from vidkd.types import ClipBatch, View
 
 class MethodSection(Weighted):
     """The keys every entry of `methods:` has; each method's own Config adds to them."""
+
+    needs_teacher: ClassVar[bool] = True  # False: a run without a teacher may name it; it is then given None for one
 
     kind: str
 
@@ -34,7 +36,7 @@ class BaseMethod(nn.Module, Generic[C]):
     stochastic = False  # True if forward draws random numbers: the exact-equality tests then skip it
     needs_input = False  # True if forward reads the teacher's `video`: a cached teacher then makes that view
 
-    def __init__(self, config: C, student: Tapped, teacher: Tapped, num_classes: int) -> None:
+    def __init__(self, config: C, student: Tapped, teacher: Tapped | None, num_classes: int) -> None:
         """`student.taps` and `teacher.taps` say how many channels each tap has, to size the adaptors.
 
         Keep no reference to either network: what this module holds, the optimiser trains.
@@ -55,6 +57,14 @@ class BaseMethod(nn.Module, Generic[C]):
     def compares(self) -> list[Pair]:
         """What it compares, for a person to read (`vidkd.plan`)."""
         return [Pair("logits", "logits", "nothing: the same classes")]
+
+    def keeps(self) -> dict[str, Tensor]:
+        """What a run that has this one's network as its teacher needs besides the network; saved at the end."""
+        return {}
+
+    def take_kept(self, tensors: dict[str, Tensor]) -> None:
+        """What this method kept in the teacher's run, {} if nothing; not called where the teacher has no weights."""
+        del tensors
 
     def learns(self, name: str, step: int) -> bool:
         """Whether the parameter `name` ("student...." or "methods.0....") is trained at `step`. A function of the

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,13 @@ def gmacs(tapped: Tapped, frames: int, size_px: int) -> float:
     """
     with FlopCounterMode(display=False) as counter:
         _dry_run(tapped, frames, size_px)
+    return counter.get_total_flops() / 2 / 1e9
+
+
+def gmacs_of(module: nn.Module, *inputs: Tensor) -> float:
+    """The same for any module and inputs on the meta device."""
+    with FlopCounterMode(display=False) as counter:
+        _on_meta(module, *inputs)
     return counter.get_total_flops() / 2 / 1e9
 
 
@@ -53,18 +61,22 @@ def _dry_run(tapped: Tapped, frames: int, size_px: int) -> View:
     ConfigError if it cannot take such a clip.
     """
     tapped.input.check(tapped.name, frames, size_px)
-    state: dict[str, Tensor] = {
-        name: torch.empty_like(tensor, device="meta")
-        for tensors in (tapped.named_parameters(), tapped.named_buffers())
-        for name, tensor in tensors
-    }
     clip = torch.empty(1, 3, frames, size_px, size_px, device="meta", dtype=tapped.mean.dtype)
     try:
-        with torch.no_grad(), _evaluating(tapped):
-            return functional_call(tapped, state, (clip,))
+        return _on_meta(tapped, clip)
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:  # what layers raise for sizes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(f"{tapped.name} cannot take {frames} frames of {size_px} px: {reason}") from error
+
+
+def _on_meta(module: nn.Module, *inputs: Tensor) -> Any:
+    state: dict[str, Tensor] = {
+        name: torch.empty_like(tensor, device="meta")
+        for tensors in (module.named_parameters(), module.named_buffers())
+        for name, tensor in tensors
+    }
+    with torch.no_grad(), _evaluating(module):
+        return functional_call(module, state, inputs)
 
 
 @contextmanager

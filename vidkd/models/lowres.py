@@ -22,6 +22,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from vidkd.errors import ConfigError
+from vidkd.models._chain import Chain
 from vidkd.taps import Input, Tap, Tapped
 
 Triple = tuple[int, int, int]
@@ -71,8 +72,8 @@ def _stage(c_in: int, c_out: int, stride: Triple, depth: int, conv: Conv) -> nn.
     return nn.Sequential(Block(c_in, c_out, stride, conv), *rest)
 
 
-def _network(width: int, depth: int, num_classes: int, dropout: float, conv: Conv) -> nn.Sequential:
-    net = nn.Sequential()
+def _network(width: int, depth: int, num_classes: int, dropout: float, conv: Conv) -> Chain:
+    net = Chain()
     stem = nn.Conv3d(3, width, (3, 5, 5), (1, 2, 2), padding=(1, 2, 2), bias=False)
     net.add_module("stem", nn.Sequential(stem, nn.BatchNorm3d(width), nn.ReLU(inplace=True)))
     net.add_module("stage1", _stage(width, width, (1, 1, 1), depth, conv))

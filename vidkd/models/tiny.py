@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from vidkd.models._chain import Chain
 from vidkd.taps import Input, Tap, Tapped
 
 
@@ -10,7 +11,7 @@ def _stage(c_in: int, c_out: int, stride: tuple[int, int, int]) -> nn.Module:
 
 
 def _tiny(num_classes: int, *, width: int) -> Tapped:
-    net = nn.Sequential()
+    net = Chain()
     net.add_module("early", _stage(3, width, (1, 2, 2)))
     net.add_module("middle", _stage(width, width, (1, 1, 1)))
     net.add_module("late", _stage(width, 2 * width, (2, 2, 2)))

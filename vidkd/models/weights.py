@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from vidkd.errors import ConfigError, DataError, one_of
+from vidkd.models import attention
 from vidkd.models._weights_file import WeightsFile, read, without_prefix
 from vidkd.taps import Tapped
 
 Adapt = Literal["none", "inflate", "collapse"]
 ADAPTS = ["none", "inflate", "collapse"]
+KEPT = "methods.safetensors"  # in a run directory
 SHOWN = 3  # tensors named in one sentence
 
 
@@ -42,6 +44,7 @@ class Account:
     inflated: tuple[str, ...] = ()  # of those loaded
     collapsed: tuple[str, ...] = ()  # of those loaded
     new_head: bool = False
+    new_attention: bool = False
     classes: tuple[str, ...] | None = None  # the names of the file's classes, where it says
 
     def __str__(self) -> str:
@@ -52,6 +55,8 @@ class Account:
             said.append(f"{len(self.collapsed)} kernels collapsed over time")
         if self.new_head:
             said.append("a new head")
+        if self.new_attention:
+            said.append("a new attention")
         for what, entries in (("missing", self.missing), ("left over", self.skipped), ("misfits", self.mismatched)):
             if entries:
                 said.append(f"{len(entries)} {what} ({_some(entries)})")
@@ -63,10 +68,11 @@ def load(tapped: Tapped, path: Path | str, adapt: Adapt = "none", reset_head: bo
 
     `collapse` sums a kernel over time where the network's is one frame deep: on a clip of one repeated picture the
     activations stay what they were. `inflate` spreads a kernel that is one frame deep, or has no time, evenly over
-    the network's frames, to the same end. `reset_head` leaves the head as it was made, whatever the file has for it.
+    the network's frames, to the same end. `reset_head` leaves the head as it was made, whatever the file has for it,
+    and so the network's attention, where the file has none.
 
     Everything is checked first. DataError, with the network untouched, for a file that cannot be read, and for any
-    tensor outside a reset head that is missing, left over, of another shape, not finite or not of the network's kind.
+    tensor outside these that is missing, left over, of another shape, not finite or not of the network's kind.
     A missing num_batches_tracked is no fault: nothing is computed from it.
     """
     if adapt not in ADAPTS:
@@ -85,6 +91,12 @@ def load(tapped: Tapped, path: Path | str, adapt: Adapt = "none", reset_head: bo
         for name, tensor in ready.items():
             state[name].copy_(tensor)
     return replace(account, skipped=account.skipped + heads)
+
+
+def read_kept(path: Path) -> dict[str, Tensor]:
+    """What the methods of the run in the directory `path` kept for its students; {} if there is none."""
+    file = path / KEPT
+    return read(file).tensors if file.is_file() else {}
 
 
 @cache
@@ -106,11 +118,17 @@ def _in_head(tapped: Tapped, name: str) -> bool:
     return name.startswith(f"{tapped.head}.")
 
 
+def _in_attention(name: str) -> bool:
+    return name.startswith(f"{attention.NAME}.")
+
+
 def _compare(
     tapped: Tapped, state: dict[str, Tensor], found: dict[str, Tensor], adapt: Adapt, reset_head: bool
 ) -> tuple[Account, dict[str, Tensor]]:
     """What fits, what does not, and the tensors that would be loaded."""
-    wanted = [name for name in state if not (reset_head and _in_head(tapped, name))]
+    new_attention = reset_head and any(map(_in_attention, state)) and not any(map(_in_attention, found))
+    started = [n for n in state if (reset_head and _in_head(tapped, n)) or (new_attention and _in_attention(n))]
+    wanted = [name for name in state if name not in started]
     ready: dict[str, Tensor] = {}
     adapted, mismatched = [], []
     for name in wanted:
@@ -132,6 +150,7 @@ def _compare(
         inflated=tuple(adapted) if adapt == "inflate" else (),
         collapsed=tuple(adapted) if adapt == "collapse" else (),
         new_head=reset_head,
+        new_attention=new_attention,
     )
     return account, ready
 
