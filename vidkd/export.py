@@ -239,7 +239,8 @@ def model_card(tapped: Tapped, run: Run, card: Card, results: dict[str, Any] | N
     figures = (results or {}).get("student", {})
     price = figures.get("cost") or attention.costs(tapped, card.view.frames, card.view.size_px)
     methods = ", ".join(method.kind for method in run.methods)
-    how = f"distilled from `{run.teacher.name}` by {methods}" if run.teacher else "trained without a teacher"
+    how = f"distilled from `{run.teacher.name}`" if run.teacher else "trained without a teacher"
+    how += f" by {methods}" if methods else ""
     paragraphs = [
         f"# {run.name}",
         f"`{card.network}` for {len(card.classes)} classes, {how}; seed {run.seed}.",

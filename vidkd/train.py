@@ -34,6 +34,7 @@ from vidkd.config import Run
 from vidkd.data import clips, index
 from vidkd.errors import ConfigError
 from vidkd.log import Log
+from vidkd.models import weights
 from vidkd.section import in_steps
 
 
@@ -118,6 +119,7 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
         run, data_set, run.data.test, task, student, teacher, run.out_dir, training_s=state.seconds
     )
     if accelerator.is_main_process:
+        trained.save_kept(run, state)
         export.save_student(run.out_dir, student, run, data_set.classes, outcome)
     distributed.barrier()
     del lock
@@ -130,6 +132,8 @@ def inputs(run: Run, data_set: index.Index) -> dict[str, Any]:
     for who, section in (("student", run.student), ("teacher", run.teacher)):
         if section is not None and section.weights is not None:
             sums[f"{who}.weights"] = teacher_cache.weights_checksum(section.weights)
+    if run.teacher and run.teacher.weights and (kept := run.teacher.weights / weights.KEPT).is_file():
+        sums["teacher.weights methods"] = teacher_cache.weights_checksum(kept)
     return sums
 
 

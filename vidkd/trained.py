@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
@@ -23,6 +24,7 @@ from vidkd.distiller import Trainee
 from vidkd.distributed import gather_objects
 from vidkd.errors import ConfigError, DataError
 from vidkd.log import Log
+from vidkd.models import weights
 from vidkd.taps import Tapped
 
 RESUME = ("auto", "never")  # or the path of a checkpoint
@@ -41,6 +43,7 @@ class Trained:
     ema: AveragedModel | None
     step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)  # the student's weights at its best on the val part
+    best_kept: dict[str, Tensor] = field(default_factory=dict)  # what the methods keep, of the same moment
     best_value: float = -math.inf
     scored: int = 0  # the last step after which the val part was scored
     saved: int = 0  # the last step of which there is a checkpoint
@@ -127,7 +130,7 @@ def save(run: Run, accelerator: Accelerator, trained: Trained) -> None:
     if trained.saved == trained.step:
         return
     if accelerator.is_main_process:
-        groups = {"trainee": trained.unwrapped().state_dict(), "best": trained.best}
+        groups = {"trainee": trained.unwrapped().state_dict(), "best": trained.best, "best_kept": trained.best_kept}
         groups |= {f"optim_{name}": checkpoint.optimizer_tensors(o) for name, o in trained.optimizers.items()}
         if trained.ema is not None:
             groups["ema"] = trained.ema.state_dict()
@@ -207,9 +210,17 @@ def _restore(accelerator: Accelerator, trained: Trained, found: checkpoint.Saved
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
     trained.step = trained.saved = found.step
-    trained.best, trained.seconds, trained.scored = groups.get("best", {}), state["seconds"], state["scored"]
+    trained.best, trained.best_kept = groups.get("best", {}), groups.get("best_kept", {})
+    trained.seconds, trained.scored = state["seconds"], state["scored"]
     trained.best_value = -math.inf if state["best_value"] is None else state["best_value"]
     trained.unreadable = Unreadable(**state["unreadable"])
+
+
+def save_kept(run: Run, trained: Trained) -> None:
+    """Leave methods.safetensors for the students of this network; no file where its methods keep nothing."""
+    if kept := trained.best_kept or trained.unwrapped().kept():
+        content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in kept.items()})
+        checkpoint.write_atomic(run.out_dir / weights.KEPT, content)
 
 
 def checkpoints(run: Run) -> Path:

@@ -182,9 +182,12 @@ def count_unreadable(run: Run, trained: Trained, loader: Loader, videos: int, lo
 
 
 def take_turns(trainee: Trainee, step: int, frozen: set[str]) -> None:
-    """Let only the parameters that learn at `step` receive gradients; the optimiser skips the others."""
+    """Let only the parameters that learn at `step` receive gradients; the optimiser skips the others, and the batch
+    statistics of modules in which nothing learns stay as they are."""
+    resting = frozen | {name for name, _ in trainee.named_parameters() if not trainee.learns(name, step)}
     for name, parameter in trainee.named_parameters():
-        parameter.requires_grad_(name not in frozen and trainee.learns(name, step))
+        parameter.requires_grad_(name not in resting)
+    in_train_mode(trainee, resting)
 
 
 def in_train_mode(trainee: Trainee, frozen: set[str]) -> None:
@@ -206,6 +209,7 @@ def validate(run: Run, trained: Trained, task: BaseTask, part: Part, device: tor
     if value > trained.best_value:
         trained.best_value = value
         trained.best = {name: t.detach().cpu().clone() for name, t in student.state_dict().items()}
+        trained.best_kept = {name: t.detach().cpu().clone() for name, t in trained.unwrapped().kept().items()}
     trained.scored = trained.step
     log.write(trained.step, {f"val/{k}": v for k, v in results.items() if isinstance(v, int | float)})
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vidkd import metrics, predictions_file
-from vidkd.errors import DataError
+from vidkd.errors import ConfigError, DataError
 from vidkd.tasks._base import Answers, BaseTask, Scored, TaskSection
 from vidkd.types import ClipBatch, View
 
@@ -27,6 +27,7 @@ TEXT = ("video", "label", "prediction", "top5", "view_rank", "view_confidence") 
 
 class Config(TaskSection):
     label_smoothing: float = Field(default=0.0, ge=0, le=1)  # share of the target spread evenly over all classes
+    loss: Literal["mean_logit", "step_probabilities"] = "mean_logit"  # the latter: see step_probabilities below
     aggregation: Aggregation = "mean_probability"  # what is averaged over the views of a video
     bootstrap: int = Field(default=0, ge=0)  # resamples of a second, bootstrapped interval of top-1; 0: none
 
@@ -36,7 +37,12 @@ class Task(BaseTask[Config]):
 
     def losses(self, batch: ClipBatch, student: View) -> dict[str, Tensor]:
         target = batch.label if batch.target is None else batch.target.float()
-        return {"label": F.cross_entropy(student.logits.float(), target, label_smoothing=self.config.label_smoothing)}
+        logits = student.logits.float()
+        if self.config.loss == "step_probabilities":
+            if "step_logits" not in student.taps:
+                raise ConfigError("task.loss: step_probabilities needs a network with the tap step_logits, such as i3d")
+            logits = step_probabilities(student.taps["step_logits"].float())
+        return {"label": F.cross_entropy(logits, target, label_smoothing=self.config.label_smoothing)}
 
     def right(self, batch: ClipBatch, view: View) -> Tensor:
         return view.logits.argmax(dim=1) == batch.label
@@ -91,6 +97,15 @@ class Task(BaseTask[Config]):
             raise ValueError("agreement is between answers to the same videos in the same order")
         first, second = (aggregate(_checked(s, len(self.classes)), self.config.aggregation) for s in (before, after))
         return metrics.agreement(first, second, before.label)
+
+
+def step_probabilities(logits: Tensor) -> Tensor:
+    """[B, K, S, 1, 1] logits of S steps -> [B, K]: the sum over the steps of their softmax.
+
+    The official code of generative attention distillation (AAAI 2024) hands this, in 0..S, to cross-entropy as if it
+    were logits. The loss then has a floor of log(1 + (K - 1) exp(-S)): 0.0873 for 101 classes and 7 steps.
+    """
+    return logits.softmax(dim=1).sum(dim=(2, 3, 4))
 
 
 def aggregate(logits: Tensor, how: Aggregation) -> Tensor:
