@@ -18,6 +18,8 @@ from vidkd.config import Augment
 from vidkd.data import clips, index, transforms
 from vidkd.errors import ConfigError
 from vidkd.models import weights
+from vidkd.report import attention as report_attention
+from vidkd.report import material, page
 from vidkd.section import in_steps
 from vidkd.tasks import recognition
 from vidkd.types import ClipBatch
@@ -104,6 +106,17 @@ class TestTwoSteps:
         card = (run.out_dir / "MODEL_CARD.md").read_text()
         assert f"without attention {price['parameters_without_attention']:,}" in card
         assert "distilled from `tiny16` by generative_attention" in card
+
+    def test_the_report_shows_when_both_networks_look(self, make):
+        run = make("student")
+        train.train(run)
+        text, left_out = page.page(material.read(run.out_dir))
+        assert "Attention over time" in text and "Attention over time" not in left_out
+        assert text.count('polyline class="mean teacher"') == text.count('aria-label="attention over time: ') == 4
+        network = vidkd.load_student(run.out_dir).tapped
+        video = torch.randint(0, 256, (1, 3, 4, 16, 16), dtype=torch.uint8)
+        expected = network(video).taps["attention"][0].mean(0)
+        assert report_attention.mean_attention(network, video) == pytest.approx(expected.tolist())
 
     def test_a_parity_attention_is_exported_too(self, make):
         run = make("parity", "teacher=null", "student.attention={head: parity, reweight: parity}",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from vidkd.errors import VidkdError
-from vidkd.report import origin, sections, videos
+from vidkd.report import attention, origin, sections, videos
 from vidkd.report.material import LeftOut, Material
 from vidkd.report.style import CSS
 from vidkd.report.svg import esc
@@ -17,6 +17,7 @@ BENCH: dict[str, Section] = {
     "Accuracy by class": sections.per_class,
     "What is taken for what": sections.confusion,
     "Videos fixed and broken by distillation": videos.videos,
+    "Attention over time": attention.attention,
     "Learning curves": sections.curves,
     "Protocol": origin.protocol,
     "Commands": origin.commands,
@@ -28,6 +29,7 @@ RUN: dict[str, Section] = {
     "Accuracy by class": sections.per_class,
     "What is taken for what": sections.confusion,
     "Some test videos": videos.videos,
+    "Attention over time": attention.attention,
     "Learning curves": sections.curves,
     "Protocol": origin.protocol,
     "Commands": origin.commands,
@@ -49,7 +51,8 @@ def page(m: Material) -> tuple[str, dict[str, str]]:
             # One odd file must not cost the rest of the page; which one it was is said on it.
             left_out[title] = f"a file is not as vidkd writes it ({type(error).__name__}: {error})"
         else:
-            parts.append(f"<section>{head}{body}</section>")
+            if body:  # a run may have nothing of the kind
+                parts.append(f"<section>{head}{body}</section>")
     if left_out:
         reasons = "".join(f"<dt>{esc(title)}</dt><dd>{esc(reason)}</dd>" for title, reason in left_out.items())
         parts.append(f"<section><h2>Left out</h2><dl>{reasons}</dl></section>")

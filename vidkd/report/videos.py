@@ -52,7 +52,7 @@ def videos(m: Material) -> str:
     if source is None:
         raise LeftOut("no run is finished.")
     kinds = _changed(m) if m.is_bench else _single(m.best)
-    part = _part(source)
+    part = part_of(source)
     left, parts = MOST_BYTES, []
     for title, examples in kinds:
         boxes = []
@@ -133,7 +133,7 @@ def _stack_or_none(row: Row) -> Stack | None:
         return None
 
 
-def _part(cell: Cell) -> Part:
+def part_of(cell: Cell) -> Part:
     """The videos that were scored; LeftOut where they are no longer those."""
     protocol = cell.figures("student")["protocol"]
     try:
@@ -177,23 +177,27 @@ def _answers(counts: Counter[str], label: str) -> str:
 
 def _seen(who: str, views: Tensor, span_s: float) -> str:
     """A moving picture and a strip of frames, of the middle one of the views [V, 3, T, H, W] uint8."""
-    frames = views[len(views) // 2].permute(1, 2, 3, 0).numpy()  # [T, H, W, 3]
-    side = frames.shape[1]
-    pictures = [Image.fromarray(f) for f in frames]
-    if side > LARGEST_PX:
-        pictures = [p.resize((LARGEST_PX, LARGEST_PX), Image.Resampling.LANCZOS) for p in pictures]
+    pictures, side = frames(views), views.shape[3]
     kind = "pixels" if side <= 64 else ""
     few = pictures[:: -(-len(pictures) // MOST_FRAMES)]
-    moving = _webp(few[0], save_all=True, append_images=few[1:], duration=round(1000 * span_s / len(few)), loop=0)
-    caption = f"{who}: {len(frames)} frames of {side} px"
+    moving = webp(few[0], save_all=True, append_images=few[1:], duration=round(1000 * span_s / len(few)), loop=0)
+    caption = f"{who}: {len(pictures)} frames of {side} px"
     return (
         f'<figure class="seen"><figcaption>{caption}</figcaption>'
         f'<img class="moving {kind}" alt="the clip, moving" src="{moving}">'
-        f'<img class="strip {kind}" alt="frames of the clip, side by side" src="{_webp(_strip(pictures))}"></figure>'
+        f'<img class="strip {kind}" alt="frames of the clip, side by side" src="{webp(strip(pictures))}"></figure>'
     )
 
 
-def _strip(pictures: list[Image.Image]) -> Image.Image:
+def frames(views: Tensor) -> list[Image.Image]:
+    """Those of the middle one of the views [V, 3, T, H, W] uint8, at most LARGEST_PX a side."""
+    pictures = [Image.fromarray(f) for f in views[len(views) // 2].permute(1, 2, 3, 0).numpy()]
+    if views.shape[3] > LARGEST_PX:
+        pictures = [p.resize((LARGEST_PX, LARGEST_PX), Image.Resampling.LANCZOS) for p in pictures]
+    return pictures
+
+
+def strip(pictures: list[Image.Image]) -> Image.Image:
     """Up to IN_STRIP frames side by side, from the first to the last."""
     n = min(IN_STRIP, len(pictures))
     chosen = [pictures[round(i * (len(pictures) - 1) / max(n - 1, 1))] for i in range(n)]
@@ -205,7 +209,7 @@ def _strip(pictures: list[Image.Image]) -> Image.Image:
     return strip
 
 
-def _webp(picture: Image.Image, **options: Any) -> str:
+def webp(picture: Image.Image, **options: Any) -> str:
     sink = io.BytesIO()
     picture.save(sink, "WEBP", quality=75, method=4, **options)
     return f"data:image/webp;base64,{base64.b64encode(sink.getvalue()).decode()}"
