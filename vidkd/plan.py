@@ -66,7 +66,7 @@ def plan(run: Run, steps: int) -> str:
         table(networks(trainee.student, teacher)),
     ]
     if trainee.each_method():
-        sections += ["", table(adapters(trainee, teacher, added))]
+        sections += ["", table(adapters(trainee, added))]
     return "\n".join([*sections, "", *prospects(run, part, teacher, trainee, timed, per_epoch)])
 
 
@@ -110,7 +110,6 @@ def take_steps(
         distilled: distiller.Terms = {}
         with timed("methods"), accelerator.autocast():
             for i, (key, method) in enumerate(zip(trainee.keys, trainee.each_method(), strict=True)):
-                assert seen is not None
                 with FlopCounterMode(display=False) as counter:
                     distilled |= {f"{key}/{name}": term for name, term in method(batch, student, seen).items()}
                 added[i] = counter.get_total_flops() / 2e9 / len(batch.label)
@@ -136,9 +135,8 @@ def networks(student: Tapped, teacher: Frozen | None) -> Rows:
     return rows
 
 
-def adapters(trainee: Trainee, teacher: Frozen | None, added: list[float]) -> Rows:
+def adapters(trainee: Trainee, added: list[float]) -> Rows:
     """What each method compares, how it makes the two fit, and what that adds to training (and not to the student)."""
-    assert teacher is not None
     rows = [["method", "student", "teacher", "joined by", "parameters", "GMACs a clip"]]
     for key, method, gmacs in zip(trainee.keys, trainee.each_method(), added, strict=True):
         for i, pair in enumerate(method.compares()):

@@ -25,7 +25,7 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from vidkd.errors import ConfigError
-from vidkd.methods._base import BaseMethod, MethodSection
+from vidkd.methods._base import BaseMethod, MethodSection, Pair
 from vidkd.methods._cvae import CVAE, Spatial, gaussian_kl
 from vidkd.models import attention
 from vidkd.section import Ramp, Span
@@ -81,6 +81,13 @@ class Method(BaseMethod[Config]):
         if not self.distils:
             return []
         return ["attention", "late"] if self.match or self.config.generative == "posterior_kl" else ["attention"]
+
+    def compares(self) -> list[Pair]:
+        if not self.distils:
+            return [Pair("late, attention", "", "a CVAE of its own")]
+        by = "a linear map of channels, sigmoid" if self.match else "nothing: the same channels"
+        drawn = [] if self.guide is None else [Pair("late, attention", "its CVAE", f"a CVAE: {self.config.generative}")]
+        return [Pair("attention", "attention", by), *drawn]
 
     def learns(self, name: str, step: int) -> bool:
         if self.config.turn is None:
