@@ -222,6 +222,18 @@ class TestTurns:
         assert changed and not [n for n in changed if n.startswith(("student.net.stem", "student.net.stage1"))]
 
 
+@pytest.mark.parametrize(("name", "collapsed"), [("i3d_top", 10), ("i3d_bottom", 10), ("i3d_2d", 20)])
+def test_the_shipped_student_starts_from_the_collapsed_kinetics_network(shared, name, collapsed):
+    path = REPOSITORY / "configs" / "ucf101_generative.yaml"
+    kinetics = f"student.weights={shared / 'weights' / 'i3d_rgb_k400.safetensors'}"
+    run = config_file.load(path, [f"student.name={name}", "student.view={size_px: 32, frames: 8}", kinetics])
+    network, account = distiller.build_network(run.student, 101, run.data.clip.frames)
+    assert len(account.collapsed) == collapsed and account.new_head and account.new_attention
+    assert len(account.loaded) == len(
+        [n for n in network.net.state_dict() if not n.startswith(("logits", "attention"))]
+    )
+
+
 def test_t8_every_crop_lies_inside_the_frame():
     for height, width in ((240, 320), (256, 340), (224, 224)):
         for i in range(300):
