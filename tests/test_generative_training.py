@@ -149,7 +149,7 @@ class TestTwoSteps:
             path.write_bytes(content)
 
     def test_killed_and_resumed_in_turns_is_uninterrupted(self, make):
-        turns = ("methods.0.turn={steps: 1}", "methods.0.noise=independent")
+        turns = ("methods.0.turn={steps: 1}", "methods.0.noise=independent", "log.gradients=true")
         whole, killed = make("whole", *turns), make("killed", *turns)
         train.train(whole)
         train.train(killed, stop=3)

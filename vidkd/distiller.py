@@ -142,6 +142,9 @@ def gradient_norms(terms: Terms, module: nn.Module) -> dict[str, float]:
     parameters = [p for p in module.parameters() if p.requires_grad]
     norms = {}
     for name, term in terms.items():
+        if not parameters or not term.requires_grad:  # where parts learn in turn, it may be another's
+            norms[name] = 0.0
+            continue
         gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
         squares = [g.float().pow(2).sum() for g in gradients if g is not None]
         norms[name] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
