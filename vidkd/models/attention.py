@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidkd.errors import ConfigError
 from vidkd.models import cost
 from vidkd.section import Section
 from vidkd.taps import Layout, Tap, Tapped
@@ -36,9 +37,14 @@ class AttentionSection(Section):
 
 
 def attach(tapped: Tapped, config: AttentionSection | None, frames: int, size_px: int) -> Tapped:
-    """`tapped` with an attention of random weights for clips of that length and size; as it was without a `config`."""
+    """`tapped` with an attention of random weights for clips of that length and size; as it was without a `config`.
+
+    ConfigError for a network that would not hear it: one that reads its features from the taps of a network inside it.
+    """
     if config is None:
         return tapped
+    if any(isinstance(module, Tapped) for module in tapped.net.modules()):
+        raise ConfigError(f"{tapped.name} can carry no attention: it reads its features in front of it")
     late = tapped.taps["late"]
     shape = cost.tap_shapes(tapped, frames, size_px)["late"]
     head = GapHead(late.channels) if config.head == "gap" else ParityHead(shape)

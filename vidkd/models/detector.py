@@ -239,7 +239,7 @@ def detector(
         )
     heads = Heads(shapes[fine], shapes[coarse], num_classes, frames, width, levels)
     said = [name for name in outputs(num_classes) if name != "logits"]
-    taps = {name: Tap(f"backbone.net.{tap.path}", tap.channels, tap.to_grid, tap.axes) for name, tap in _inner(trunk)}
+    taps = {name: Tap(f"backbone.net.{tap.path}", tap.channels, tap.layout, tap.axes) for name, tap in _inner(trunk)}
     taps |= {name: Tap(f"heads.out.{name}", outputs(num_classes)[name], axes="BCT") for name in said}
     limits = Input((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), frames=frames, size_px=size_px)  # the backbone standardises itself
     return Tapped("detector", Detector(trunk, heads, fine, coarse), taps, limits, head="heads")
