@@ -128,9 +128,9 @@ def cache_key(run: Run, index: Index) -> dict[str, Any]:
     """Everything the stored answers depend on."""
     assert run.teacher is not None and run.teacher.cache is not None
     data = run.data.model_dump(mode="json", include={"split", "train", "seed", "clip", "short", "augment", "decoder"})
-    teacher = run.teacher.model_dump(
-        mode="json", include={"name", "options", "attention", "view", "adapt", "reset_head"}
-    )
+    teacher = run.teacher.model_dump(mode="json", include={"name", "options", "view", "adapt", "reset_head"})
+    if run.teacher.attention:  # else the key is what it was before there was any
+        teacher["attention"] = run.teacher.attention.model_dump(mode="json")
     weights = weights_checksum(run.teacher.weights)
     stored = run.teacher.cache.model_dump(mode="json", include={"dtype", "pool"})
     precision = {"mixed_precision": run.teacher_precision, **stored}
