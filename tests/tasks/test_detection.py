@@ -127,7 +127,7 @@ class TestMistakes:
 
     def test_a_network_that_does_not_detect(self, make):
         with pytest.raises(ConfigError, match="needs a network that detects"):
-            make().keep(View(torch.zeros(1, 4), {}), {})
+            make().keep(View(torch.zeros(1, 4), {}), {"span_s": torch.zeros(1, 2)})
 
     def test_segments_of_a_class_that_is_none(self, tmp_path):
         annotations.write(tmp_path / "segments.csv", Segments.of([("u", 0, 1, "cook")]))
