@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from vidkd.errors import VidkdError
-from vidkd.report import attention, origin, sections, videos
+from vidkd.report import attention, maps, origin, sections, videos
 from vidkd.report.material import LeftOut, Material
 from vidkd.report.style import CSS
 from vidkd.report.svg import esc
@@ -18,6 +18,7 @@ BENCH: dict[str, Section] = {
     "What is taken for what": sections.confusion,
     "Videos fixed and broken by distillation": videos.videos,
     "Attention over time": attention.attention,
+    "Feature maps": maps.maps,
     "Learning curves": sections.curves,
     "Protocol": origin.protocol,
     "Commands": origin.commands,
@@ -30,6 +31,7 @@ RUN: dict[str, Section] = {
     "What is taken for what": sections.confusion,
     "Some test videos": videos.videos,
     "Attention over time": attention.attention,
+    "Feature maps": maps.maps,
     "Learning curves": sections.curves,
     "Protocol": origin.protocol,
     "Commands": origin.commands,

@@ -1,0 +1,113 @@
+"""The section that shows feature maps: what the decoder drew from the student's shallow map, and the deep maps of both
+networks over time."""
+
+from typing import cast
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from vidkd import checkpoint, distiller
+from vidkd.data import clips, index
+from vidkd.distiller import Trainee
+from vidkd.methods import feature_consistency, feature_decoder
+from vidkd.report import videos
+from vidkd.report.material import Cell, LeftOut, Material
+from vidkd.report.svg import esc
+from vidkd.taps import Frozen, Tapped
+from vidkd.types import View
+
+SHOWN = 3  # videos
+SIDE_PX = 64  # of one picture of a strip
+COLD, HOT = (0.27, 0.0, 0.33), (0.99, 0.91, 0.14)  # RGB of the smallest and the largest value
+MIDDLE = (0.13, 0.57, 0.55)
+
+
+def maps(m: Material) -> str:
+    """For a few scored videos, strips of frames: the teacher's input and its drawing from the student's map, the deep
+    maps (mean over channels, each clip scaled by itself) of teacher and student; "" for a run that compares no maps."""
+    source = next((cell for cell in reversed(m.best.cells) if cell.results), None)
+    if source is None or not {"feature_decoder", "feature_consistency"} & {s.kind for s in source.run.methods}:
+        return ""
+    part, run = videos.part_of(source), source.run
+    classes = index.read(run.data.root).classes
+    trainee, teacher = _trained(source, len(classes))
+    boxes = []
+    for k in range(min(SHOWN, len(part))):
+        i = k * len(part) // min(SHOWN, len(part))
+        made = clips.TestClips(part, run.data, run.views()).load((0, i)).views
+        with torch.no_grad():
+            middle = {who: views[len(views) // 2].unsqueeze(0) for who, views in made.items()}
+            seen = teacher(middle["teacher"])
+            rows = pictures(trainee, teacher.tapped, trainee.student(middle["student"]), seen)
+        drawn = "".join(
+            f'<figure class="seen"><figcaption>{esc(caption)}</figcaption>'
+            f'<img class="strip pixels" alt="{esc(caption)}, side by side" src="{videos.webp(strip)}"></figure>'
+            for caption, strip in rows
+        )
+        label = classes[part[i].label]
+        boxes.append(
+            f'<div class="video"><h4>{esc(label)}</h4><p><span class="tick">{esc(part[i].name)}</span></p>{drawn}</div>'
+        )
+    note = (
+        '<p class="note">Drawings are the decoder’s at the last checkpoint; it is no part of the student. Maps: mean '
+        "over channels, dark to bright from each clip’s smallest to its largest value.</p>"
+    )
+    return f'{note}<div class="videos">{"".join(boxes)}</div>'
+
+
+def pictures(trainee: Trainee, teacher: Tapped, own: View, seen: View) -> list[tuple[str, Image.Image]]:
+    """(caption, strip of frames) of everything that the methods compare, for one clip."""
+    assert seen.video is not None
+    rows = [("teacher: input", strip(in_colour(seen.video, teacher)))]
+    for method in trainee.each_method():
+        if isinstance(method, feature_decoder.Method) and method.config.target == "clip":
+            t, h, w = seen.video.shape[2:]
+            for form, decoder in method.decoders.items():
+                grid = (own.taps[method.config.student_tap].shape[2] if form == "per_frame" else t, h, w)
+                drawing = cast(Tensor, decoder(own.taps[method.config.student_tap], grid))
+                rows.append(
+                    (f"drawn from the student’s {method.config.student_tap} map", strip(in_colour(drawing, teacher)))
+                )
+        if isinstance(method, feature_consistency.Method):
+            for who, tap, view in (
+                ("teacher", method.config.teacher_tap, seen),
+                ("student", method.config.student_tap, own),
+            ):
+                rows.append((f"{who}: {tap} map", strip(as_heat(view.taps[tap]))))
+    return list(dict(rows).items())
+
+
+def strip(video: Tensor) -> Image.Image:
+    """[3, T, H, W] uint8 -> frames side by side."""
+    return videos.strip([Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in video.unbind(1)])
+
+
+def in_colour(video: Tensor, teacher: Tapped) -> Tensor:
+    """[1, 3, T, H, W], normalised as for `teacher` -> [3, T, h, w] uint8, small enough to show."""
+    plain = (video * teacher.std + teacher.mean).clamp(0, 1)[0]
+    if plain.shape[2] > 2 * SIDE_PX:
+        plain = F.interpolate(plain.transpose(0, 1), (SIDE_PX, SIDE_PX), mode="area").transpose(0, 1)
+    return (255 * plain).round().to(torch.uint8)
+
+
+def as_heat(maps: Tensor) -> Tensor:
+    """[1, C, T, h, w] -> [3, T, H, W] uint8: the mean over channels, from COLD over MIDDLE to HOT."""
+    mean = maps[0].float().mean(0)
+    share = ((mean - mean.min()) / (mean.max() - mean.min()).clamp_min(1e-12)).unsqueeze(0)
+    cold, middle, hot = (torch.tensor(c).view(3, 1, 1, 1) for c in (COLD, MIDDLE, HOT))
+    colour = torch.where(share < 0.5, cold + 2 * share * (middle - cold), middle + (2 * share - 1) * (hot - middle))
+    times = max(SIDE_PX // mean.shape[1], 1)
+    return (255 * colour).round().to(torch.uint8).repeat_interleave(times, 2).repeat_interleave(times, 3)
+
+
+def _trained(cell: Cell, num_classes: int) -> tuple[Trainee, Frozen]:
+    """The run's student and methods as of its last checkpoint, and its teacher."""
+    found = checkpoint.newest(cell.dir / "checkpoints")
+    if found is None:
+        raise LeftOut(f"{cell.dir} has no checkpoint left, and the decoder is kept nowhere else.")
+    trainee, teacher, _ = distiller.build(cell.run, num_classes)
+    assert teacher is not None
+    trainee.load_state_dict(found[0]["trainee"])
+    return trainee.eval(), teacher
