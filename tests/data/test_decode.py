@@ -231,11 +231,11 @@ def test_nothing_is_left_open(film: Film):
 
 
 def test_a_changed_file_is_looked_at_again(film: Film, tmp_path: Path):
-    path = tmp_path / "changing.mp4"
-    shutil.copy(film("prepared"), path)
+    path = tmp_path / "changing.mkv"
+    shutil.copy(film("vp9_webm"), path)
     with decode.open_video(path) as video:
         assert video.decoder == "decord"
-    shutil.copy(film("h264_b_frames"), path)
+    shutil.copy(film("h264_mkv"), path)
     with decode.open_video(path) as video:
         assert video.decoder == "pyav"
 
