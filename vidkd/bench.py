@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 from tqdm import tqdm
 
-from vidkd import checkpoint, cli, compare, config_file, distiller, predictions_file, results, run_dir
+from vidkd import checkpoint, cli, compare, config_file, distiller, predictions_file, results
 from vidkd.data import index
 from vidkd.errors import ConfigError, DataError, VidkdError
 from vidkd.section import Section
@@ -202,8 +202,6 @@ def _run_cell(cell: Cell, bar: tqdm) -> str:
     """Run one cell to its end; "" or, where it failed, what it said last."""
     cell.log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "vidkd.train", str(cell.row.config), *cell.overrides()]
-    if "out" not in cell.row.set and _changed(cell):  # a folder of the bench's own: no one else counts on what is there
-        command += ["--resume", "never"]
     with cell.log.open("w", encoding="utf-8") as log:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)
     bar.update()
@@ -212,15 +210,6 @@ def _run_cell(cell: Cell, bar: tqdm) -> str:
         return f"{cell.row.name}, seed {cell.seed} failed with {done.returncode} (see {cell.log}): {tail}"
     tqdm.write(cell.log.read_text(encoding="utf-8").strip().splitlines()[-1].strip())
     return ""
-
-
-def _changed(cell: Cell) -> bool:
-    """Whether the cell was begun with another configuration than it has now."""
-    run = config_file.load(cell.row.config, cell.overrides())
-    try:
-        return bool(run_dir.holds_another(run, cell.out))
-    except ConfigError:  # keys of another version
-        return True
 
 
 if __name__ == "__main__":

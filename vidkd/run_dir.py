@@ -101,14 +101,6 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
     return [f"{path}: {b!r} there, {a!r} here"]
 
 
-def holds_another(run: Run, out: Path) -> list[str]:
-    """In what the configuration of the run in `out` differs from `run`; [] for the same, or where there is none."""
-    if not (out / "config.yaml").exists():
-        return []
-    there = config_file.load(out / "config.yaml").model_dump(mode="json")
-    return differences(run.model_dump(mode="json"), there)
-
-
 def same_run(run: Run, there: Run, path: Path) -> None:
     """ConfigError, with what differs, if `there`, which `path` holds, is not the run that `run` describes."""
     if found := differences(run.model_dump(mode="json"), there.model_dump(mode="json")):

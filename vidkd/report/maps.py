@@ -68,7 +68,10 @@ def pictures(trainee: Trainee, teacher: Tapped, own: View, seen: View) -> list[t
                 grid = (own.taps[method.config.student_tap].shape[2] if form == "per_frame" else t, h, w)
                 drawing = cast(Tensor, decoder(own.taps[method.config.student_tap], grid))
                 rows.append(
-                    (f"drawn from the student’s {method.config.student_tap} map", strip(in_colour(drawing, teacher)))
+                    (
+                        f"drawn ({form}) from the student’s {method.config.student_tap} map",
+                        strip(in_colour(drawing, teacher)),
+                    )
                 )
         if isinstance(method, feature_consistency.Method):
             for who, tap, view in (
@@ -109,5 +112,5 @@ def _trained(cell: Cell, num_classes: int) -> tuple[Trainee, Frozen]:
         raise LeftOut(f"{cell.dir} has no checkpoint left, and the decoder is kept nowhere else.")
     trainee, teacher, _ = distiller.build(cell.run, num_classes)
     assert teacher is not None
-    trainee.load_state_dict(found[0]["trainee"])
+    trainee.load_state_dict(found.groups["trainee"])
     return trainee.eval(), teacher
