@@ -135,6 +135,25 @@ def test_int8_by_hand():
     torch.testing.assert_close(teacher_store.decoded(stored["rows"][0], stored["scale"][0]), rows[0])
 
 
+def test_what_depends_on_the_batch_is_not_cached():
+    section = "teacher.cache={views: 1}"
+    attended = config_file.load(KD, [*SMALL, section, "teacher.attention={head: gap, reweight: parity}"])
+    with pytest.raises(ConfigError, match="depends on the others of its batch"):
+        teacher_cache.check(attended)
+    with pytest.raises(ConfigError, match="holds single clips"):
+        teacher_cache.check(config_file.load(KD, [*SMALL, section, "data.augment.mixup_alpha=0.2"]))
+
+
+def test_another_frame_rate_or_draw_is_another_cache(root):
+    def key(*words):
+        run = config_file.load(KD, [*SMALL, f"data.root={root}", "teacher.cache={views: 1}", *words])
+        return teacher_cache.cache_key(run, index.read(root))
+
+    assert key() == key("optim.lr=0.5")
+    assert key() != key("data.fps=5")
+    assert key() != key("seed=1")  # no weights: the teacher is drawn by the seed
+
+
 def test_a_tap_that_is_not_there(opened):
     with pytest.raises(ConfigError, match="tiny16: no tap 'lat'; did you mean 'late'"):
         opened(taps="[lat]")

@@ -69,7 +69,9 @@ class Cache(Section):
     views: Count = 8
     dtype: Literal["fp16", "fp32", "int8"] = "fp16"  # int8: of taps, by channel of each clip; logits are fp16 then
     taps: tuple[str, ...] = ()
-    pool: tuple[Count, Count, Count] | None = None  # taps averaged to at most so many places in t, h, w
+    pool: tuple[Count, Count, Count] | None = (
+        None  # taps averaged to at most so many places in t, h, w: methods see those
+    )
     dir: Path = Path("runs/cache")
 
 

@@ -87,7 +87,7 @@ class Stopwatch:
 
     def medians(self) -> dict[str, float]:
         """Of every lap but the first, which warms up."""
-        return {what: median(laps[1:]) for what, laps in self.laps.items()}
+        return {what: median(laps[1:] or laps) for what, laps in self.laps.items()}
 
 
 def take_steps(
@@ -99,7 +99,7 @@ def take_steps(
     added = [0.0] * len(trainee.each_method())
     batches = iter(trainer.train_loader(run, part, 0, accelerator, teacher))
     trainee.train()
-    for _ in range(1 + steps):
+    for _ in range(min(1 + steps, run.train.count() * run.train.accumulate)):
         with timed("data"):
             batch = next(batches).to(accelerator.device)
         with timed("teacher"):
@@ -149,7 +149,7 @@ def prospects(
     run: Run, part: Part, teacher: Frozen | None, trainee: Trainee, timed: Stopwatch, per_epoch: int
 ) -> list[str]:
     """Time, memory and cache, in sentences."""
-    spent = timed.medians()
+    spent = {what: seconds * run.train.accumulate for what, seconds in timed.medians().items()}
     cache = run.teacher.cache if run.teacher is not None else None
     teaching = spent.pop("teacher")
     if teacher is not None and cache is None:

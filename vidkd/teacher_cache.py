@@ -22,7 +22,7 @@ from vidkd import checkpoint
 from vidkd.config import Run
 from vidkd.data import clips
 from vidkd.data.index import Index, Part
-from vidkd.distributed import barrier, rank, world_size
+from vidkd.distributed import barrier, gather_objects, rank, world_size
 from vidkd.errors import ConfigError, DataError
 from vidkd.methods._base import BaseMethod
 from vidkd.models import cost
@@ -57,10 +57,16 @@ class CachedTeacher:
 
 
 def check(run: Run) -> None:
-    """ConfigError if clips are mixed: the cache holds single ones."""
+    """ConfigError if what the teacher says of a clip is not its own: mixed clips, or an attention over the batch."""
     augment = run.data.augment
     if augment.mixup_alpha or augment.cutmix_alpha:
         raise ConfigError("teacher.cache holds single clips: set data.augment.mixup_alpha and cutmix_alpha to 0")
+    attention = run.teacher.attention if run.teacher is not None else None
+    if attention is not None and attention.reweight == "parity":
+        raise ConfigError(
+            "teacher.cache: with teacher.attention.reweight: parity the answer to a clip depends on the others of its "
+            "batch, which a cache cannot replay; use reweight: per_sample, or remove teacher.cache"
+        )
 
 
 def open_cache(
@@ -88,6 +94,7 @@ def open_cache(
     store = Store(folder, section.dtype, len(part), section.views)
     with _builder(folder):
         missing = [unit for unit in store.units() if not all(store.has(name, *unit) for name in names)]
+        missing = gather_objects(missing)[0]  # one list for all: the first process may have begun to write
         say(size(run, teacher, part, names) + f", {folder}: {len(missing)} of {len(store.units())} shards to build")
         for i, unit in enumerate(missing):
             if i % world_size() == rank():
@@ -119,7 +126,7 @@ def _builder(folder: Path) -> Iterator[None]:
     """One run builds at a time; another that wants the same cache waits here, then finds it built."""
     with (folder / ".lock").open("a") as lock:
         if rank() == 0:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.lockf(lock, fcntl.LOCK_EX)  # not flock: loader workers would inherit it
         barrier()
         yield
 
@@ -131,6 +138,10 @@ def cache_key(run: Run, index: Index) -> dict[str, Any]:
     teacher = run.teacher.model_dump(mode="json", include={"name", "options", "view", "adapt", "reset_head"})
     if run.teacher.attention:  # else the key is what it was before there was any
         teacher["attention"] = run.teacher.attention.model_dump(mode="json")
+    if run.data.fps is not None:
+        data["fps"] = run.data.fps
+    if run.teacher.weights is None or run.teacher.reset_head:  # then part of it is drawn at random
+        teacher["seed"] = run.seed
     weights = weights_checksum(run.teacher.weights)
     stored = run.teacher.cache.model_dump(mode="json", include={"dtype", "pool"})
     precision = {"mixed_precision": run.teacher_precision, **stored}

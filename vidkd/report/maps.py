@@ -43,7 +43,7 @@ def maps(m: Material) -> str:
             rows = pictures(trainee, teacher.tapped, trainee.student(middle["student"]), seen)
         drawn = "".join(
             f'<figure class="seen"><figcaption>{esc(caption)}</figcaption>'
-            f'<img class="strip pixels" alt="{esc(caption)}, side by side" src="{videos.webp(strip)}"></figure>'
+            f'<img class="strip pixels alone" alt="{esc(caption)}, side by side" src="{videos.webp(strip)}"></figure>'
             for caption, strip in rows
         )
         label = classes[part[i].label]
@@ -112,5 +112,5 @@ def _trained(cell: Cell, num_classes: int) -> tuple[Trainee, Frozen]:
         raise LeftOut(f"{cell.dir} has no checkpoint left, and the decoder is kept nowhere else.")
     trainee, teacher, _ = distiller.build(cell.run, num_classes)
     assert teacher is not None
-    trainee.load_state_dict(found.groups["trainee"])
+    trainee.load_state_dict(found[0].groups["trainee"])
     return trainee.eval(), teacher

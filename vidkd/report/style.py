@@ -65,6 +65,7 @@ figcaption{font-size:.86rem;color:var(--soft)}
 .seen figcaption{grid-column:1/-1}
 .seen img{width:100%;height:auto;display:block;border-radius:3px}
 .seen .strip{max-width:480px}
+.seen .alone{grid-column:1/-1}
 .attended{width:100%;height:auto;display:block;box-sizing:border-box;padding:0 14px 0 44px}
 .pixels{image-rendering:pixelated}
 code,pre{font:12.5px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
