@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from vidkd.errors import ConfigError, DataError
 
@@ -49,7 +49,8 @@ def _dask(workers: int) -> Iterator[int]:
 
     here = {"n_workers": max(workers, 1), "threads_per_worker": 1, "dashboard_address": None}
     with Client(**({} if config.get("scheduler-address", None) else here)) as client:
-        yield max(sum(client.nthreads().values()), 1)
+        threads = cast(dict[str, int], client.nthreads())  # a coroutine only of an asynchronous client
+        yield max(sum(threads.values()), 1)
 
 
 @contextmanager
