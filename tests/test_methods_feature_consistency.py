@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from conftest import REPOSITORY
+from vidkd import config_file, distiller
 from vidkd.methods.feature_consistency import consistency_loss, reverse_huber
 
 FORMS = ["per_frame", "spatiotemporal"]
@@ -42,6 +44,16 @@ def test_opposite_directions_count_two():
     maps = torch.randn(1, 1, 1, 5, 7)
     loss = consistency_loss(-maps, maps, "spatiotemporal", faithful=False)
     assert loss.item() == pytest.approx(2 * (1 + 0.36) / 1.2, rel=1e-5)
+
+
+def test_the_released_form_compares_signed_maps():
+    run = config_file.load(REPOSITORY / "configs/motion_fmd_faithful.yaml", ["teacher.weights=null"])
+    trainee, teacher, _ = distiller.build(run, num_classes=8)
+    assert teacher is not None
+    taps = trainee.student(torch.rand(1, 3, 8, 32, 32)).taps
+    assert taps["deep"].min() < 0 and torch.equal(taps["deep"].relu(), taps["late"])
+    assert taps["shallow"].min() < 0 and torch.equal(taps["shallow"].relu(), taps["early"])
+    assert teacher(torch.rand(1, 3, 8, 48, 48)).taps["deep"].min() < 0
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,5 +1,6 @@
 """What `vidkd.plan` says before a run."""
 
+import json
 import re
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import tiny_set
 from conftest import CONFIGS
 from vidkd import config_file, plan
+from vidkd.errors import ConfigError
 
 FMD = next(p for p in CONFIGS if p.stem == "motion_fmd")
 SMALL = ("teacher.weights=null", "teacher.allow_weak=true", "data.workers=0", "train.batch_size=4", "train.epochs=null",
@@ -51,3 +53,11 @@ def test_a_run_without_a_teacher(root):
 def test_the_command(root, capsys):
     assert plan.main([str(FMD), *SMALL, f"data.root={root}", "--steps", "1"]) == 0
     assert "motion_fmd: 24 clips, 6 steps of 4 an epoch, 100 steps on" in capsys.readouterr().out
+
+
+def test_everything_that_does_not_fit_is_said_at_once(root):
+    with pytest.raises(ConfigError, match=r"(?s)small_r3d needs at least 2 frames, not 1.*i3d needs at least 16 px a"):
+        said(root, "student.name=small_r3d", "student.view.frames=1", "teacher.name=i3d", "teacher.view.size_px=8")
+    wrong = [{"kind": "feature_consistency", "student_tap": "lat"}, {"kind": "feature_decoder", "student_tap": "erly"}]
+    with pytest.raises(ConfigError, match=r"(?s)no tap 'lat'; did you mean 'late'.*no tap 'erly'; did you"):
+        said(root, f"methods={json.dumps(wrong)}")

@@ -28,8 +28,33 @@ def test_a_wrong_path_suggests_the_right_one():
 
 def test_a_wrong_channel_count_names_the_tap():
     net = nn.Sequential(nn.Conv3d(3, 5, 1))
-    with pytest.raises(ValueError, match=r"tap 'mid' at '0': expected \[B, 8, T, H, W\], got \(2, 5, 4, 6, 6\)"):
+    with pytest.raises(ConfigError, match=r"tap 'mid' at '0': expected \[B, 8, T, H, W\], got \(2, 5, 4, 6, 6\)"):
         tapped(net, {"mid": Tap("0", 8)})(torch.ones(2, 3, 4, 6, 6))
+
+
+def signed_and_in_place():
+    net = nn.Sequential(nn.Conv3d(3, 5, 1), nn.ReLU(inplace=True))
+    return net, torch.linspace(-1, 1, 3 * 4).view(1, 3, 1, 2, 2)
+
+
+def test_the_input_of_a_layer_is_heard_as_it_was_before_the_layer_changed_it():
+    net, clip = signed_and_in_place()
+    network = tapped(net, {"signed": Tap("1", None, listen="input")})
+    view = network(clip)
+    assert torch.equal(view.taps["signed"], net[0](view.video)) and view.taps["signed"].min() < 0
+
+
+def test_a_map_that_a_later_layer_changes_in_place_is_refused():
+    net, clip = signed_and_in_place()
+    network = tapped(net, {"late": Tap("0", 5)})
+    with pytest.raises(ConfigError, match=r"tap 'late' heard at '0' was changed in place.*input of that layer"):
+        network(clip)
+
+
+def test_a_submodule_that_gives_no_map_cannot_be_tapped():
+    net = nn.Sequential(nn.Conv3d(3, 5, 1), nn.Flatten())
+    with pytest.raises(ConfigError, match=r"tap 'own' at '1': expected \[B, C, T, H, W\], got \(2, 720\)"):
+        tapped(net, {"own": Tap("1", None)})(torch.ones(2, 3, 4, 6, 6))
 
 
 def test_a_tap_may_have_fewer_axes():

@@ -151,6 +151,8 @@ def test_another_frame_rate_or_draw_is_another_cache(root):
 
     assert key() == key("optim.lr=0.5")
     assert key() != key("data.fps=5")
+    tap = "teacher.taps.late2={path: late, listen: input}"
+    assert key() != key(tap) != key(tap.replace("input", "output"))
     assert key() != key("seed=1")  # no weights: the teacher is drawn by the seed
 
 

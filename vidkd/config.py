@@ -13,6 +13,7 @@ from vidkd.methods._base import MethodSection
 from vidkd.models.attention import AttentionSection
 from vidkd.optim import Optim
 from vidkd.section import Section, Span
+from vidkd.taps import Listen
 from vidkd.tasks._base import TaskSection
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -37,11 +38,22 @@ class ViewSpec(Section):
     degrade: Degrade = Degrade()
 
 
+class TapAt(Section):
+    """A tap of the user's own: what a submodule returns or takes, a map [B, C, T, H, W].
+
+    The input of a block's last ReLU, for one, is the signed map that published feature losses compare.
+    """
+
+    path: str  # of the submodule, dotted
+    listen: Listen = "output"
+
+
 class Network(Section):
     """A network of the zoo, its weights and what it sees."""
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
+    taps: dict[str, TapAt] = Field(default_factory=dict)  # beside those of the network
     attention: AttentionSection | None = None  # behind its late tap
     view: ViewSpec
     weights: Path | None = None  # a .safetensors, a weights-only .pt, or a run directory

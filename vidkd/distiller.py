@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from vidkd import methods, models, tasks
 from vidkd.config import Network, Run
-from vidkd.errors import ConfigError, one_of
+from vidkd.errors import ConfigError, Mistakes, one_of
 from vidkd.methods._base import BaseMethod
 from vidkd.models import attention, weights
 from vidkd.section import Weighted
-from vidkd.taps import Frozen, Tapped
+from vidkd.taps import Frozen, Tap, Tapped
 from vidkd.tasks._base import BaseTask
 from vidkd.types import ClipBatch, View
 
@@ -71,6 +71,8 @@ def build_network(section: Network, num_classes: int, frames: int) -> tuple[Tapp
     network = models.build(section.name, num_classes, **section.options)
     network.clip = (section.view.frames or frames, section.view.size_px)
     network.input.check(section.name, *network.clip)
+    for name, tap in section.taps.items():
+        network.add_tap(name, Tap(tap.path, None, listen=tap.listen))
     attention.attach(network, section.attention, *network.clip)
     if section.weights is None:
         return network, None
@@ -82,8 +84,15 @@ def build_task(run: Run, classes: tuple[str, ...]) -> BaseTask:
 
 
 def build_methods(run: Run, student: Tapped, teacher: Tapped | None, num_classes: int) -> list[BaseMethod]:
-    """The run's methods; each is given what its namesake kept in the teacher's run."""
-    made = [methods.load(m.kind).Method(m, student, teacher, num_classes) for m in run.methods]
+    """The run's methods; each is given what its namesake kept in the teacher's run.
+
+    ConfigError for all that do not fit.
+    """
+    made, mistakes = [], Mistakes()
+    for section in run.methods:
+        with mistakes.noted():
+            made.append(methods.load(section.kind).Method(section, student, teacher, num_classes))
+    mistakes.raise_any()
     if run.teacher is not None and run.teacher.weights is not None:
         kept = weights.read_kept(run.teacher.weights)
         for key, method in zip(method_keys([m.kind for m in run.methods]), made, strict=True):
@@ -93,17 +102,20 @@ def build_methods(run: Run, student: Tapped, teacher: Tapped | None, num_classes
 
 
 def build(run: Run, num_classes: int) -> tuple[Trainee, Frozen | None, list[str]]:
-    """Trainee, teacher (None in a run without one) and what there is to say about the weights that were loaded."""
-    accounts = []
+    """Trainee, teacher (None in a run without one) and what there is to say about the weights that were loaded.
 
-    def made(who: str, section: Network) -> Tapped:
-        network, account = build_network(section, num_classes, run.data.clip.frames)
-        if account is not None:
-            accounts.append(f"{who} {section.name}: {account}")
-        return network
-
-    student = made("student", run.student)
-    teacher = made("teacher", run.teacher) if run.teacher else None
+    ConfigError or DataError for every network that cannot be built, else for every method that does not fit the two.
+    """
+    accounts, networks, mistakes = [], {}, Mistakes()
+    for who, section in (("student", run.student), ("teacher", run.teacher)):
+        if section is None:
+            continue
+        with mistakes.noted():
+            networks[who], account = build_network(section, num_classes, run.data.clip.frames)
+            if account is not None:
+                accounts.append(f"{who} {section.name}: {account}")
+    mistakes.raise_any()
+    student, teacher = networks["student"], networks.get("teacher")
     trainee = Trainee(student, build_methods(run, student, teacher, num_classes))
     return trainee, Frozen(teacher, run.teacher_precision) if teacher else None, accounts
 

@@ -1,6 +1,8 @@
 """The two mistakes a person can mend. Every command prints them in one piece, without a traceback, and exits with 2."""
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class VidkdError(ValueError):
@@ -13,6 +15,30 @@ class ConfigError(VidkdError):
 
 class DataError(VidkdError):
     """A mistake in a file: a video, an index, weights, a checkpoint."""
+
+
+class Mistakes:
+    """What is wrong in several places, said all at once: each `with mistakes.noted():` lets the next one be looked at.
+
+    `raise_any` raises the one mistake as it was, or one ConfigError (DataError if there is one among them) of all.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[VidkdError] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        try:
+            yield
+        except VidkdError as error:
+            self.found.append(error)
+
+    def raise_any(self) -> None:
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            kind = DataError if any(isinstance(error, DataError) for error in self.found) else ConfigError
+            raise kind("\n".join(str(error) for error in self.found))
 
 
 def one_of(name: str, allowed: list[str], what: str) -> str:

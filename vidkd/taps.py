@@ -13,6 +13,7 @@ from vidkd.errors import ConfigError, one_of
 from vidkd.types import View
 
 Tokens = tuple[Tensor, tuple[int, int, int]]
+Listen = Literal["output", "input"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,13 @@ def pathway(index: int) -> Layout:
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """One place to listen: what the submodule at `path` returns, brought to `axes`."""
+    """One place to listen: what the submodule at `path` returns, or takes, brought to `axes`."""
 
     path: str
-    channels: int
+    channels: int | None  # None: as many as there are
     layout: Layout = as_is
     axes: str = "BCTHW"
+    listen: Listen = "output"
 
 
 class Taps(dict[str, Tap]):
@@ -120,30 +122,41 @@ class Tapped(nn.Module):
             None  # frames and side in px of what a run shows it: adaptors need the sizes
         )
         self._seen: dict[str, Tensor] = {}
+        self._versions: dict[str, int] = {}  # of those tensors, as they were heard
         self._listening = True
         for tap_name, tap in taps.items():
             self._hook(tap_name, tap)
 
     def add_tap(self, name: str, tap: Tap) -> None:
-        """Listen at one more place; ValueError if there is a tap of that name."""
+        """Listen at one more place; ConfigError if there is a tap of that name, or no such submodule."""
         if name in self.taps:
-            raise ValueError(f"{self.name} already has a tap {name!r}")
+            raise ConfigError(f"{self.name} already has a tap {name!r}")
         self._hook(name, tap)
         self.taps[name] = tap
 
     def _hook(self, name: str, tap: Tap) -> None:
         # a partial of a bound method, not a closure: a deep copy (an EMA) then listens for itself
-        listen = partial(self._listen, name, tap)
-        submodule(self.net, f"tap {name!r}", tap.path).register_forward_hook(listen)
+        module = submodule(self.net, f"tap {name!r}", tap.path)
+        if tap.listen == "output":
+            module.register_forward_hook(partial(self._listen, name, tap))
+        else:
+            module.register_forward_pre_hook(partial(self._overhear, name, tap))
+
+    def _overhear(self, name: str, tap: Tap, module: nn.Module, args: tuple[Any, ...]) -> None:
+        # a copy: what listens to the input of a ReLU wants it as it was before an in-place one
+        self._listen(name, tap, module, args, args[0].clone() if isinstance(args[0], Tensor) else args[0])
 
     def _listen(self, name: str, tap: Tap, _module: nn.Module, _args: Any, output: Any) -> None:
         if not self._listening:
             return
         grid = tap.layout(output)
-        if grid.ndim != len(tap.axes) or grid.shape[1] != tap.channels:
-            expected = ", ".join(tap.axes).replace("C", str(tap.channels))
-            raise ValueError(f"tap {name!r} at {tap.path!r}: expected [{expected}], got {tuple(grid.shape)}")
+        found = tuple(grid.shape) if isinstance(grid, Tensor) else f"a {type(grid).__name__}"
+        if not isinstance(found, tuple) or len(found) != len(tap.axes) or found[1] != (tap.channels or found[1]):
+            expected = ", ".join(tap.axes).replace("C", str(tap.channels or "C"))
+            raise ConfigError(f"{self.name}: tap {name!r} at {tap.path!r}: expected [{expected}], got {found}")
         self._seen[name] = grid
+        if not grid.is_inference():
+            self._versions[name] = grid._version
 
     def normalise(self, video: Tensor) -> Tensor:
         """[B, 3, T, H, W], uint8 in 0..255 or float in 0..1 -> float, standardised per channel for this network."""
@@ -156,6 +169,13 @@ class Tapped(nn.Module):
         video = self.normalise(video)
         logits = self.net(video)
         seen, self._seen = self._seen, {}
+        versions, self._versions = self._versions, {}
+        for name, version in versions.items():
+            if seen[name]._version != version:
+                raise ConfigError(
+                    f"{self.name}: what tap {name!r} heard at {self.taps[name].path!r} was changed in place by a later "
+                    f"layer; listen to the input of that layer"
+                )
         return View(logits, seen, video)
 
     def num_classes(self) -> int:

@@ -138,6 +138,8 @@ def cache_key(run: Run, index: Index) -> dict[str, Any]:
     teacher = run.teacher.model_dump(mode="json", include={"name", "options", "view", "adapt", "reset_head"})
     if run.teacher.attention:  # else the key is what it was before there was any
         teacher["attention"] = run.teacher.attention.model_dump(mode="json")
+    if run.teacher.taps:
+        teacher["taps"] = run.teacher.model_dump(mode="json", include={"taps"})["taps"]
     if run.data.fps is not None:
         data["fps"] = run.data.fps
     if run.teacher.weights is None or run.teacher.reset_head:  # then part of it is drawn at random

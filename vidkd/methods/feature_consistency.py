@@ -4,6 +4,10 @@ Huang et al., "Feature Map Distillation of Thin Nets for Low-Resolution Object R
 image form is the authors' released loss (`faithful`, `form: per_frame`); over space and time, and with sizes that do
 not grow with the map, it is ours. Maps of any size and length can be compared; where the channels differ the student's
 are projected, in training only.
+
+The released form is the default here, since it moves the student; that of feature_decoder is not, since it does not.
+The release compares signed maps: give both networks a tap on the input of a block's last ReLU (`student.taps`), as
+configs/motion_fmd_faithful.yaml does. Inception blocks join their branches behind the ReLUs and have no such place.
 """
 
 import math

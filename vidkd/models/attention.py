@@ -47,11 +47,11 @@ def attach(tapped: Tapped, config: AttentionSection | None, frames: int, size_px
         raise ConfigError(f"{tapped.name} can carry no attention: it reads its features in front of it")
     late = tapped.taps["late"]
     shape = cost.tap_shapes(tapped, frames, size_px)["late"]
-    head = GapHead(late.channels) if config.head == "gap" else ParityHead(shape)
+    head = GapHead(shape[0]) if config.head == "gap" else ParityHead(shape)
     attention = Attention(head, late.layout, config.reweight, shape)
     tapped.net.add_module(NAME, attention)
     tapped.net.get_submodule(late.path).register_forward_hook(attention.gate)  # behind the hook of the late tap
-    tapped.add_tap(NAME, Tap(NAME, late.channels, axes="BCT"))
+    tapped.add_tap(NAME, Tap(NAME, shape[0], axes="BCT"))
     return tapped
 
 
