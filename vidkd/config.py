@@ -11,6 +11,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from vidkd import methods, models, tasks
 from vidkd.methods._base import MethodSection
 from vidkd.models.attention import AttentionSection
+from vidkd.models.weights import Adapt
 from vidkd.optim import Optim
 from vidkd.section import Section, Span
 from vidkd.taps import Listen
@@ -57,7 +58,7 @@ class Network(Section):
     attention: AttentionSection | None = None  # behind its late tap
     view: ViewSpec
     weights: Path | None = None  # a .safetensors, a weights-only .pt, or a run directory
-    adapt: Literal["none", "inflate", "collapse"] = "none"  # how kernels of another temporal size are brought over
+    adapt: Adapt = "none"  # how kernels of another temporal size, or of RGB for a network of flow, are brought over
     reset_head: bool = False  # take the weights of all but the head (class counts may differ); attention may be lacking
 
     @field_validator("name")

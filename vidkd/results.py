@@ -90,7 +90,7 @@ def measure(network: Tapped, frames: int, size_px: int) -> dict[str, Any]:
     device = next(network.parameters()).device
     costs = attention.costs(network, frames, size_px)
     batch = 8 if 8 * costs["gmacs"] <= 20 else 1
-    video = torch.zeros(batch, 3, frames, size_px, size_px, dtype=torch.uint8, device=device)
+    video = torch.zeros(batch, len(network.input.mean), frames, size_px, size_px, dtype=torch.uint8, device=device)
     seconds: list[float] = []
     network.eval()
     threads = torch.get_num_threads()

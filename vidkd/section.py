@@ -1,8 +1,10 @@
 """The base of every configuration section."""
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Modality = Literal["rgb", "flow"]  # what frames hold: colours, or optical flow along x and y
 
 
 class Section(BaseModel):

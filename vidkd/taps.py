@@ -64,6 +64,13 @@ class Tap:
     listen: Listen = "output"
 
 
+def channels_of(modality: str, network: str) -> int:
+    """Of what a network of this modality takes: 3, RGB, or 2, flow along x and y. ConfigError for another name."""
+    if modality not in ("rgb", "flow"):
+        raise ConfigError(f"{network}: {one_of(modality, ['rgb', 'flow'], 'modality')}")
+    return 3 if modality == "rgb" else 2
+
+
 class Taps(dict[str, Tap]):
     """The taps a network offers; asking for one it does not is a mistake in the configuration."""
 
@@ -79,8 +86,8 @@ class Taps(dict[str, Tap]):
 class Input:
     """What a network was made to see: its normalisation travels with it, and so do its limits."""
 
-    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)  # RGB in 0..1
-    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    mean: tuple[float, ...] = (0.45, 0.45, 0.45)  # RGB, or flow along x and y, in 0..1
+    std: tuple[float, ...] = (0.225, 0.225, 0.225)
     frames: int | None = None  # the only clip length it takes; None: any from min_frames on
     size_px: int | None = None  # the only side it takes; None: any from min_size_px on
     min_frames: int = 1
@@ -116,8 +123,8 @@ class Tapped(nn.Module):
     def __init__(self, name: str, net: nn.Module, taps: dict[str, Tap], input: Input, head: str) -> None:
         super().__init__()
         self.name, self.net, self.taps, self.input, self.head = name, net, Taps(name, taps), input, head
-        self.register_buffer("mean", torch.tensor(input.mean).view(1, 3, 1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(input.std).view(1, 3, 1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(input.mean).view(1, -1, 1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(input.std).view(1, -1, 1, 1, 1), persistent=False)
         self.clip: tuple[int, int] | None = (
             None  # frames and side in px of what a run shows it: adaptors need the sizes
         )
@@ -159,7 +166,14 @@ class Tapped(nn.Module):
             self._versions[name] = grid._version
 
     def normalise(self, video: Tensor) -> Tensor:
-        """[B, 3, T, H, W], uint8 in 0..255 or float in 0..1 -> float, standardised per channel for this network."""
+        """[B, C, T, H, W], uint8 in 0..255 or float in 0..1 -> float, standardised per channel for this network.
+
+        C is 3, RGB, or 2 for a network of optical flow. ConfigError for the other kind.
+        """
+        if video.shape[1] != self.mean.shape[1]:
+            kinds = {2: "optical flow", 3: "RGB"}
+            own, seen = (kinds.get(c, f"{c} channels") for c in (self.mean.shape[1], video.shape[1]))
+            raise ConfigError(f"{self.name} takes {own}, and is shown {seen}: set its options.modality, or other data")
         if video.dtype == torch.uint8:
             video = video.to(self.mean.dtype) / 255
         return (video - self.mean) / self.std

@@ -36,7 +36,7 @@ class Listing:
     licence: str  # as the source states it
     files: tuple[Path, ...] = ()  # the files that say labels and splits; their checksums go into provenance.json
     notes: dict[str, Any] = field(default_factory=dict)  # what a reader of provenance.json should know
-    form: str = "video"  # how frames are kept: as H.264, or packed as "raw" or "jpeg"
+    form: str = "video"  # how frames are kept: as H.264, or packed as "raw", "jpeg" or "flow"
 
     def __post_init__(self) -> None:
         for name in self.classes:

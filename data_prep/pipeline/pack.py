@@ -15,7 +15,7 @@ FORMS = ("raw", "jpeg")  # and the suffixes of their files
 def listing_of(listing: Listing, form: str) -> Listing:
     """The same videos, to be made in this form."""
     at = listing.table.column_names.index("path")
-    paths = pc.replace_substring_regex(listing.table["path"], r"\.mp4$", f".{form}")
+    paths = pc.replace_substring_regex(listing.table["path"], r"\.(mp4|raw|jpeg)$", f".{form}")
     return dataclasses.replace(listing, table=listing.table.set_column(at, "path", paths), form=form)
 
 

@@ -32,7 +32,10 @@ def finish(out: Path, listing: Listing, settings: dict[str, Any], allow_failures
     allowed = bad.num_rows <= allow_failures
     if allowed and bad.num_rows:
         table = _without_parts(table, listing.splits)
-    index.write(out, table, listing.classes, {"name": listing.name, "horizontal_flip": listing.horizontal_flip})
+    card = {"name": listing.name, "horizontal_flip": listing.horizontal_flip}
+    if listing.form == "flow":
+        card["modality"] = "flow"
+    index.write(out, table, listing.classes, card)
     counts = _counts(table, listing.splits)
     _write_provenance(out, listing, settings, counts)
     print(_account(out, table, listing, bad, counts))

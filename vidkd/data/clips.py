@@ -121,11 +121,13 @@ class TrainClips:
         frames, place = read(video, {i for indices in wanted.values() for i in indices}, data)
         drawn = transforms.draw(data.augment, frames.shape[2], frames.shape[3], rng)
         cropped = transforms.crop(frames, drawn.window)
-        gray = transforms.mean_gray(cropped[place[indices[0]]])  # of the first frame, which every view has
+        flow = self.part.modality == "flow"
+        gray = 0.0 if flow else transforms.mean_gray(cropped[place[indices[0]]])  # of the first frame: in every view
         made = {}
         for name, view in self.views.items():
             seed = (data.seed, *address) if name == "teacher" else (self.run_seed, epoch, i)
-            seen = transforms.view(_take(cropped, [place[j] for j in wanted[name]]), drawn, view.size_px, gray)
+            taken = _take(cropped, [place[j] for j in wanted[name]])
+            seen = transforms.view(taken, drawn, view.size_px, gray, self.part.modality)
             seen = degrade(seen, view.degrade, generator(*seed, _number(name)))
             made[name] = seen.transpose(0, 1)[None]
         truth = said(self.part, [replace(shown, window=drawn.window, flip=drawn.flip)])
@@ -280,11 +282,22 @@ def check(index: Index, run: Run) -> None:
             f"data.augment.flip is {run.data.augment.flip}, but a mirrored {index.name} clip may belong to another "
             "class (dataset.json: horizontal_flip: changes_labels): set data.augment.flip=0"
         )
+    if index.modality == "flow":
+        _check_flow(index, run)
     for name, view in run.views().items():
         if view.frames is not None and view.frames > run.data.clip.frames:
             raise ConfigError(
                 f"{name}.view.frames is {view.frames}, more than the {run.data.clip.frames} of data.clip.frames"
             )
+
+
+def _check_flow(index: Index, run: Run) -> None:
+    """ConfigError for what would change colours: flow has none."""
+    changes = {"color_jitter": run.data.augment.color_jitter, "randaugment": run.data.augment.randaugment}
+    wrong = [f"data.augment.{name}" for name, value in changes.items() if value]
+    wrong += [f"{name}.view.degrade.jpeg_quality" for name, v in run.views().items() if v.degrade.jpeg_quality]
+    if wrong:
+        raise ConfigError(f"{index.root} holds optical flow, which has no colours: leave out {', '.join(wrong)}")
 
 
 def _take(frames: Tensor, positions: list[int]) -> Tensor:

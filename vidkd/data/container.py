@@ -28,7 +28,7 @@ class Header:
     """What is known before decoding; 0 where the container does not say."""
 
     kind: str  # as ffmpeg names its demuxer: mov, matroska, avi, mpegts, mpeg, asf, flv, ogg; ours is "packed"
-    codec: str = ""  # of an MP4's first video track: avc1, hvc1, vp09, mp4v, ...; of packed frames: raw, jpeg
+    codec: str = ""  # of an MP4's first video track: avc1, hvc1, vp09, mp4v, ...; of packed frames: raw, jpeg, flow
     width: int = 0  # px
     height: int = 0
     frames: int = 0
@@ -95,12 +95,12 @@ def _packed_header(path: Path, file: BinaryIO, file_bytes: int) -> Header:
         _, form, frames, height, width, fps = PACKED.unpack(file.read(PACKED.size))
         form = form.rstrip(b"\0").decode("latin-1")
         expected = PACKED_BYTES + frames * height * width * 3
-        if form == "jpeg":
+        if form in ("jpeg", "flow"):
             file.seek(PACKED_BYTES + 8 * frames)
             (expected,) = struct.unpack("<Q", file.read(8))
     except struct.error:
         _broken(path, "it was cut short")
-    if form not in ("raw", "jpeg") or not frames * height * width or not 0 <= fps < math.inf:
+    if form not in ("raw", "jpeg", "flow") or not frames * height * width or not 0 <= fps < math.inf:
         _broken(path, "its header is damaged")
     if expected != file_bytes:
         _broken(path, f"it has {file_bytes} bytes, its header asks for {expected}")

@@ -109,9 +109,9 @@ def open_video(path: Path, decoder: Decoder = "auto") -> Video:
     return Video(path, name, BACKENDS[name](path, facts))
 
 
-def pack(video: Video, target: Path, form: packed.Form) -> tuple[int, int]:
-    """Write all frames of the video into the file `target` as `form`; their (width, height)."""
-    return packed.write(target, form, video.walk(range(video.frames)), video.frames, video.fps)
+def pack(video: Video, target: Path, form: packed.Form, made: Iterator[Tensor] | None = None) -> tuple[int, int]:
+    """Write all frames of the video, or what was `made` of each, into the file `target` as `form`; (width, height)."""
+    return packed.write(target, form, made or video.walk(range(video.frames)), video.frames, video.fps)
 
 
 def decoder_versions() -> dict[str, str]:

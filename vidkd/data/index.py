@@ -2,11 +2,12 @@
 
     index.csv (or index.parquet)   one row a video, the columns below
     classes.txt                    one class a line; the line's number is the label
-    dataset.json                   {"name", "horizontal_flip": "keeps_labels" | "changes_labels", ...}
+    dataset.json                   {"name", "horizontal_flip": "keeps_labels" | "changes_labels", ...}, and of optical
+                                   flow "modality": "flow"
     provenance.json                how it was made (written by data_prep, read by people)
 
-`path` is relative to the folder: an H.264 .mp4, or its frames packed (packed.py) as .raw or .jpeg. A column whose name
-starts with `split` holds "train", "val", "test" or nothing.
+`path` is relative to the folder: an H.264 .mp4, or its frames packed (packed.py) as .raw, .jpeg or .flow. A column
+whose name starts with `split` holds "train", "val", "test" or nothing.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from vidkd.errors import DataError, one_of
+from vidkd.section import Modality
 
 if TYPE_CHECKING:  # data_prep reads and writes indexes, in many processes, without torch
     from torch import Tensor
@@ -73,10 +75,17 @@ class Part:
     """
 
     def __init__(
-        self, root: Path, table: pa.Table, labels: pa.Array, truth: Truth | None = None, starts: list[int] | None = None
+        self,
+        root: Path,
+        table: pa.Table,
+        labels: pa.Array,
+        truth: Truth | None = None,
+        starts: list[int] | None = None,
+        modality: Modality = "rgb",
     ) -> None:
         self.root, self.table, self.labels = root, table, labels
         self.truth, self.starts = truth, starts
+        self.modality: Modality = modality
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -95,7 +104,7 @@ class Part:
         """One row a span: video i once for each of starts[i], side by side."""
         rows = pa.array([i for i, own in enumerate(starts) for _ in own], pa.int64())
         flat = [start for own in starts for start in own]
-        return Part(self.root, self.table.take(rows), self.labels.take(rows), self.truth, flat)
+        return Part(self.root, self.table.take(rows), self.labels.take(rows), self.truth, flat, self.modality)
 
     def names(self) -> list[str]:
         return [str(Path(path).with_suffix("")) for path in self.table["path"].to_pylist()]
@@ -120,6 +129,11 @@ class Index:
     @property
     def flip_changes_labels(self) -> bool:
         return self.card["horizontal_flip"] == "changes_labels"
+
+    @property
+    def modality(self) -> Modality:
+        """What its frames hold: colours, or optical flow (x and y in 0..255, 128 where nothing moves)."""
+        return self.card.get("modality", "rgb")
 
     @cached_property
     def splits(self) -> list[str]:
@@ -151,7 +165,7 @@ class Index:
                 "Mend or remove them, and prepare the data set again"
             )
         labels = pc.index_in(rows["label"].combine_chunks(), value_set=pa.array(self.classes)).fill_null(-1)
-        return Part(self.root, rows, labels)
+        return Part(self.root, rows, labels, modality=self.modality)
 
 
 def read(root: Path) -> Index:
@@ -193,6 +207,8 @@ def _read_card(path: Path) -> dict[str, Any]:
     flip = card.get("horizontal_flip") if isinstance(card, dict) else None
     if not isinstance(card, dict) or "name" not in card or flip not in ("keeps_labels", "changes_labels"):
         raise DataError(f'{path}: must hold "name" and "horizontal_flip": "keeps_labels" or "changes_labels"')
+    if card.get("modality", "rgb") not in ("rgb", "flow"):
+        raise DataError(f'{path}: "modality" must be "rgb" or "flow", not {card["modality"]!r}')
     return card
 
 

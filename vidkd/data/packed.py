@@ -3,6 +3,7 @@
     64 bytes   what it is: container.PACKED
     raw        [T, H, W, 3] uint8, RGB: mapped into memory, so all workers share the same pages
     jpeg       T + 1 offsets of 8 bytes, then T JPEG pictures: about a tenth of raw, and each frame has to be decoded
+    flow       as jpeg, and each picture is gray, [2H, W]: optical flow along x, and below it along y
 
 One file a video, not one for many: it is then made, checked, replaced and counted as any other prepared video.
 """
@@ -21,7 +22,7 @@ from vidkd.data.container import PACKED, PACKED_BYTES, PACKED_MAGIC, Header
 from vidkd.data.decoders import NOTHING
 from vidkd.errors import DataError
 
-Form = Literal["raw", "jpeg"]
+Form = Literal["raw", "jpeg", "flow"]
 JPEG_QUALITY = 90
 
 
@@ -50,7 +51,7 @@ class Packed:
         within = [i for i in indices if i < self.frames]
         if not within:
             return NOTHING
-        if self.header.codec == "jpeg":
+        if self.header.codec != "raw":
             return torch.stack([frame.permute(1, 2, 0) for frame in self.walk(within)]).permute(0, 3, 1, 2)
         even = range(within[0], within[-1] + 1, within[1] - within[0] if len(within) > 1 else 1)
         # Evenly spaced frames are returned where they lie: what is cropped away is then never read.
@@ -85,29 +86,33 @@ class Packed:
         if start < end <= os.fstat(file.fileno()).st_size:  # nor does what follows read or decode more than there is
             file.seek(start)
             content = file.read(end - start)
-        if _jpeg_size(content) != self.size_px:
+        (width, height), flow = self.size_px, self.header.codec == "flow"
+        if _jpeg_size(content) != (width, 2 * height if flow else height):
             raise DataError(f"{self.path}: its frame {i} is damaged; prepare the data set again")
-        picture: Any = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
-        return picture
+        mode = ImageReadMode.GRAY if flow else ImageReadMode.RGB
+        picture: Any = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode)
+        return picture.view(2, height, width) if flow else picture
 
 
 def write(path: Path, form: Form, frames: Iterable[Tensor], count: int, fps: float) -> tuple[int, int]:
-    """Pack `count` frames [3, H, W] uint8 of one size as `form` into the file; their (width, height)."""
+    """Pack `count` frames [3, H, W] uint8 of one size, or [2, H, W] of flow, as `form`; their (width, height)."""
     size: tuple[int, int] | None = None
     written, offsets = 0, []
     with path.open("wb") as file:
-        file.write(bytes(PACKED_BYTES + (8 * (count + 1) if form == "jpeg" else 0)))
+        file.write(bytes(PACKED_BYTES + (0 if form == "raw" else 8 * (count + 1))))
         for frame in frames:
             height, width = frame.shape[1:]
             if size not in (None, (width, height)):
                 raise DataError(f"{path}: its picture changes size along the way")
             size, written = (width, height), written + 1
             offsets.append(file.tell())
+            if form == "flow":
+                frame = frame.reshape(1, 2 * height, width)
             pixels: Any = frame.permute(1, 2, 0).contiguous() if form == "raw" else encode_jpeg(frame, JPEG_QUALITY)
             file.write(memoryview(pixels.numpy()).cast("B"))
         if size is None or written != count:
             raise DataError(f"{path}: {written} frames instead of {count}")
-        if form == "jpeg":
+        if form != "raw":
             offsets.append(file.tell())
             file.seek(PACKED_BYTES)
             file.write(struct.pack(f"<{len(offsets)}Q", *offsets))

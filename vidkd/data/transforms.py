@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from vidkd.config import Augment
 from vidkd.data import randaugment
+from vidkd.section import Modality
 
 Window = tuple[int, int, int, int]  # top, left, height, width, in source pixels
 LUMA = torch.tensor([0.299, 0.587, 0.114])
@@ -104,12 +105,18 @@ def crop(frames: Tensor, window: Window) -> Tensor:
     return frames[..., top : top + height, left : left + width]
 
 
-def view(cropped: Tensor, drawn: Drawn, size_px: int, mean_gray: float = 0.0) -> Tensor:
-    """cropped [T, 3, h, w] uint8 -> [T, 3, size_px, size_px] uint8. `mean_gray` is what contrast turns about."""
+def view(cropped: Tensor, drawn: Drawn, size_px: int, mean_gray: float = 0.0, modality: Modality = "rgb") -> Tensor:
+    """cropped [T, C, h, w] uint8 -> [T, C, size_px, size_px] uint8, C = 3, or 2 of flow.
+
+    `mean_gray` is what contrast turns about. Mirrored flow moves the other way along x; its vectors keep their length
+    whatever the size of the picture, as is the custom of two-stream networks.
+    """
     if cropped.shape[-2:] != (size_px, size_px):
         cropped = F.resize(cropped, [size_px, size_px], antialias=True)
     if drawn.flip:
         cropped = cropped.flip(-1)
+        if modality == "flow":
+            cropped = torch.cat([255 - cropped[:, :1], cropped[:, 1:]], dim=1)
     if drawn.colors is not None:
         cropped = recolored(cropped, drawn.colors, mean_gray)
     for operation in drawn.operations:

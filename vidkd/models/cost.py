@@ -61,7 +61,7 @@ def _dry_run(tapped: Tapped, frames: int, size_px: int) -> View:
     ConfigError if it cannot take such a clip.
     """
     tapped.input.check(tapped.name, frames, size_px)
-    clip = torch.empty(1, 3, frames, size_px, size_px, device="meta", dtype=tapped.mean.dtype)
+    clip = torch.empty(1, len(tapped.input.mean), frames, size_px, size_px, device="meta", dtype=tapped.mean.dtype)
     try:
         return _on_meta(tapped, clip)
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:  # what layers raise for sizes

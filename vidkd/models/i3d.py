@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from vidkd.errors import ConfigError
 from vidkd.models.attention import NAME as ATTENTION
-from vidkd.taps import Input, Tap, Tapped
+from vidkd.taps import Input, Tap, Tapped, channels_of
 
 Triple = tuple[int, int, int]
 
@@ -144,11 +144,11 @@ def pool_steps(features: Tensor) -> Tensor:
 
 
 class I3D(nn.Module):
-    """[B, 3, T, H, W] in [-1, 1] -> logits [B, K]: the mean of the logits of the clip's steps."""
+    """[B, C, T, H, W] in [-1, 1] -> logits [B, K]: the mean of the logits of the clip's steps. C = 3, of flow 2."""
 
-    def __init__(self, num_classes: int, depth: Depth, stem_stride_t: int, dropout: float) -> None:
+    def __init__(self, num_classes: int, depth: Depth, stem_stride_t: int, dropout: float, channels_in: int) -> None:
         super().__init__()
-        self.Conv3d_1a_7x7 = Unit(3, 64, (depth.stem, 7, 7), (stem_stride_t, 2, 2))
+        self.Conv3d_1a_7x7 = Unit(channels_in, 64, (depth.stem, 7, 7), (stem_stride_t, 2, 2))
         self.MaxPool3d_2a_3x3 = Pool((1, 3, 3), (1, 2, 2))
         self.Conv3d_2b_1x1 = Unit(64, 64, (1, 1, 1))
         self.Conv3d_2c_3x3 = Unit(64, 192, (depth.conv_2c, 3, 3))
@@ -178,9 +178,10 @@ class I3D(nn.Module):
 
 
 def _maker(name: str, depth: Depth) -> Callable[..., Tapped]:
-    def make(num_classes: int, *, stem_stride_t: int = 2, dropout: float = 0.5) -> Tapped:
+    def make(num_classes: int, *, stem_stride_t: int = 2, dropout: float = 0.5, modality: str = "rgb") -> Tapped:
         """`stem_stride_t` 1 takes every frame it is given: for stems that look at one frame at a time (i3d_top, i3d_2d)
-        that is the same answer from half of the frames, since at stride 2 they never see frames 1, 3, 5, ..."""
+        that is the same answer from half of the frames, since at stride 2 they never see frames 1, 3, 5, ...
+        `modality` "flow" takes optical flow, 2 channels."""
         if stem_stride_t not in (1, 2):
             raise ConfigError(f"{name}: stem_stride_t is 1 or 2, not {stem_stride_t}")
         taps = {
@@ -189,8 +190,10 @@ def _maker(name: str, depth: Depth) -> Callable[..., Tapped]:
             "late": Tap("Mixed_5c", 1024),
             "step_logits": Tap("logits", num_classes),
         }
-        rgb = Input((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), min_size_px=16)  # 0..1 -> -1..1
-        return Tapped(name, I3D(num_classes, depth, stem_stride_t, dropout), taps, rgb, head="logits.conv3d")
+        half = (0.5,) * channels_of(modality, name)
+        net = I3D(num_classes, depth, stem_stride_t, dropout, len(half))
+        limits = Input(half, half, min_size_px=16)  # 0..1 -> -1..1
+        return Tapped(name, net, taps, limits, head="logits.conv3d")
 
     return make
 

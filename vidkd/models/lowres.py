@@ -18,12 +18,13 @@ medium_r3d is meant as a teacher of the others. Multiples of 16 are the cheap wi
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from vidkd.errors import ConfigError
 from vidkd.models._chain import Chain
-from vidkd.taps import Input, Tap, Tapped
+from vidkd.taps import Input, Tap, Tapped, channels_of
 
 Triple = tuple[int, int, int]
 Conv = Callable[[int, int, Triple], nn.Module]  # channels in, channels out, stride
@@ -72,9 +73,9 @@ def _stage(c_in: int, c_out: int, stride: Triple, depth: int, conv: Conv) -> nn.
     return nn.Sequential(Block(c_in, c_out, stride, conv), *rest)
 
 
-def _network(width: int, depth: int, num_classes: int, dropout: float, conv: Conv) -> Chain:
+def _network(c_in: int, width: int, depth: int, num_classes: int, dropout: float, conv: Conv) -> Chain:
     net = Chain()
-    stem = nn.Conv3d(3, width, (3, 5, 5), (1, 2, 2), padding=(1, 2, 2), bias=False)
+    stem = nn.Conv3d(c_in, width, (3, 5, 5), (1, 2, 2), padding=(1, 2, 2), bias=False)
     net.add_module("stem", nn.Sequential(stem, nn.BatchNorm3d(width), nn.ReLU(inplace=True)))
     net.add_module("stage1", _stage(width, width, (1, 1, 1), depth, conv))
     net.add_module("stage2", _stage(width, 2 * width, (1, 2, 2), depth, conv))
@@ -88,13 +89,27 @@ def _network(width: int, depth: int, num_classes: int, dropout: float, conv: Con
 
 
 def _maker(name: str, conv: Conv, default_width: int) -> Callable[..., Tapped]:
-    def make(num_classes: int, *, width: int = default_width, depth: int = 1, dropout: float = 0.0) -> Tapped:
-        """`width` channels in the first stage, twice and four times that in the others; `depth` blocks a stage."""
+    def make(
+        num_classes: int,
+        *,
+        width: int = default_width,
+        depth: int = 1,
+        dropout: float = 0.0,
+        modality: str = "rgb",
+    ) -> Tapped:
+        """`width` channels in the first stage, twice and four times that in the others; `depth` blocks a stage.
+
+        `modality` "flow" takes optical flow, 2 channels.
+        """
         if width < 1 or depth < 1:
             raise ConfigError(f"{name}: width and depth are at least 1, not {width} and {depth}")
         taps = {"early": Tap("stage1", width), "middle": Tap("stage2", 2 * width), "late": Tap("stage3", 4 * width)}
-        net = _network(width, depth, num_classes, dropout, conv)
-        return Tapped(name, net, taps, Input(min_frames=2, min_size_px=8), head="head")
+        channels = channels_of(modality, name)
+        net = _network(channels, width, depth, num_classes, dropout, conv)
+        limits = Input(min_frames=2, min_size_px=8)
+        if modality == "flow":  # it lies about 0.5, and most of it close by
+            limits = replace(limits, mean=(0.5, 0.5), std=(0.1, 0.1))
+        return Tapped(name, net, taps, limits, head="head")
 
     return make
 

@@ -14,8 +14,8 @@ from vidkd.models import attention
 from vidkd.models._weights_file import WeightsFile, read, without_prefix
 from vidkd.taps import Tapped
 
-Adapt = Literal["none", "inflate", "collapse"]
-ADAPTS = ["none", "inflate", "collapse"]
+Adapt = Literal["none", "inflate", "collapse", "flow"]
+ADAPTS = ["none", "inflate", "collapse", "flow"]
 KEPT = "methods.safetensors"  # in a run directory
 SHOWN = 3  # tensors named in one sentence
 
@@ -43,6 +43,7 @@ class Account:
     mismatched: tuple[Mismatch, ...] = ()
     inflated: tuple[str, ...] = ()  # of those loaded
     collapsed: tuple[str, ...] = ()  # of those loaded
+    averaged: tuple[str, ...] = ()  # of those loaded: over colours, for flow
     new_head: bool = False
     new_attention: bool = False
     classes: tuple[str, ...] | None = None  # the names of the file's classes, where it says
@@ -53,6 +54,8 @@ class Account:
             said.append(f"{len(self.inflated)} kernels inflated over time")
         if self.collapsed:
             said.append(f"{len(self.collapsed)} kernels collapsed over time")
+        if self.averaged:
+            said.append(f"{len(self.averaged)} kernels averaged over colours")
         if self.new_head:
             said.append("a new head")
         if self.new_attention:
@@ -68,8 +71,9 @@ def load(tapped: Tapped, path: Path | str, adapt: Adapt = "none", reset_head: bo
 
     `collapse` sums a kernel over time where the network's is one frame deep: on a clip of one repeated picture the
     activations stay what they were. `inflate` spreads a kernel that is one frame deep, or has no time, evenly over
-    the network's frames, to the same end. `reset_head` leaves the head as it was made, whatever the file has for it,
-    and so the network's attention, where the file has none.
+    the network's frames, to the same end. `flow` gives both channels of flow the mean of a kernel's three colours
+    (Wang et al., Temporal Segment Networks, ECCV 2016, section 3.2). `reset_head` leaves the head as it was made,
+    whatever the file has for it, and so the network's attention, where the file has none.
 
     Everything is checked first. DataError, with the network untouched, for a file that cannot be read, and for any
     tensor outside these that is missing, left over, of another shape, not finite or not of the network's kind.
@@ -149,6 +153,7 @@ def _compare(
         mismatched=tuple(mismatched),
         inflated=tuple(adapted) if adapt == "inflate" else (),
         collapsed=tuple(adapted) if adapt == "collapse" else (),
+        averaged=tuple(adapted) if adapt == "flow" else (),
         new_head=reset_head,
         new_attention=new_attention,
     )
@@ -159,6 +164,8 @@ def _adapt(tensor: Tensor, shape: torch.Size, adapt: Adapt) -> Tensor:
     """`tensor` for a kernel of `shape` [o, i, t, h, w]; as it is where the adaptation does not apply."""
     if len(shape) != 5 or tensor.shape == shape:
         return tensor
+    if adapt == "flow" and tensor.ndim == 5 and tensor.shape[1] == 3 and shape[1] == 2:
+        return tensor.mean(1, keepdim=True).repeat(1, 2, 1, 1, 1)
     if adapt == "inflate" and tensor.ndim == 4:
         tensor = tensor.unsqueeze(2)
     if tensor.ndim != 5 or tensor.shape[:2] != shape[:2] or tensor.shape[3:] != shape[3:]:

@@ -1,0 +1,113 @@
+"""`data_prep flow`: what moves where, kept beside the videos it was computed from, and seen by networks as such."""
+
+import json
+
+import pytest
+import torch
+
+import tiny_set
+from conftest import REPOSITORY
+from data_prep import __main__ as command
+from vidkd import config_file, distiller, train
+from vidkd.data import clips, index, transforms
+from vidkd.data.decode import open_video
+from vidkd.errors import ConfigError, DataError
+from vidkd.models import weights
+
+pytest.importorskip("cv2", reason="pip install 'vidkd[flow]'")
+STUDENT = REPOSITORY / "configs/motion_student.yaml"
+SMALL = ("data.workers=0", "train.batch_size=4", "train.epochs=null", "train.steps=2", "optim.warmup=null",
+         "data.clip.frames=8", "data.clip.stride=1", "data.augment.color_jitter=0")  # fmt: skip
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("flow")
+    videos = tiny_set.make(root / "videos", train=4, test=4, size=SIZE, flip="keeps_labels")
+    assert (
+        command.main(["flow", "--root", str(videos), "--out", str(root / "flow"), "--workers", "0", "--bound", "8"])
+        == 0
+    )
+    return videos, root / "flow"
+
+
+def test_the_same_videos_labels_and_splits(sets):
+    videos, flow = map(index.read, sets)
+    assert flow.modality == "flow" and videos.modality == "rgb"
+    same = ["frames", "fps", "width", "height", "label", "group", "status", "split1"]
+    assert flow.table.select(same).equals(videos.table.select(same))
+    assert flow.part("split1", "test").names() == videos.part("split1", "test").names()
+    assert (sets[1] / "segments.csv").read_bytes() == (sets[0] / "segments.csv").read_bytes()
+    assert command.main(["verify", str(sets[1]), "--deep"]) == 0
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_it_shows_which_way_the_square_goes(sets, i):
+    """2 px a frame out of at most 8: 255 * (2 + 8) / 16 = 159, or 96 the other way."""
+    part = index.read(sets[1]).part("split1", "train")
+    with open_video(part[i].path) as video:
+        seen = video.get([3])[0].float()
+    assert seen.shape == (2, SIZE, SIZE)
+    dy, dx = tiny_set.STEPS[i]
+    along, across = (1, 0) if dy else (0, 1)  # channel 0 is x
+    sign = dy or dx
+    assert (sign * (seen[along] - 127.5)).max() == pytest.approx(32, abs=8)
+    assert (seen[along] - 127.5).abs().mean() > (seen[across] - 127.5).abs().mean()
+
+
+def test_mirrored_flow_goes_the_other_way(sets):
+    mirrored = transforms.Drawn((0, 0, SIZE, SIZE), flip=True)
+    flow = torch.randint(0, 256, (5, 2, SIZE, SIZE), dtype=torch.uint8)
+    seen = transforms.view(flow, mirrored, SIZE, modality="flow")
+    assert torch.equal(seen[:, 0], 255 - flow[:, 0].flip(-1)) and torch.equal(seen[:, 1], flow[:, 1].flip(-1))
+
+
+def test_a_flipped_clip_is_mirrored_flow(sets):
+    part = index.read(sets[1]).part("split1", "train")
+
+    def clip(flip):
+        run = config_file.load(STUDENT, [*SMALL, f"data.root={sets[1]}", f"data.augment.flip={flip}"])
+        return clips.TrainClips(part, run.data, run.views(), run_seed=0).clip(0, 0).views["student"][0]
+
+    plain, flipped = clip(0.0), clip(1.0)
+    assert plain.shape == (2, 8, 32, 32)
+    assert torch.equal(flipped[0], 255 - plain[0].flip(-1)) and torch.equal(flipped[1], plain[1].flip(-1))
+
+
+def test_a_student_learns_from_flow_and_says_so(sets, tmp_path):
+    words = [*SMALL, f"data.root={sets[1]}", f"out={tmp_path / 'run'}"]
+    with pytest.raises(ConfigError, match=r"small_r3d takes RGB, and is shown optical flow: set its options\.modality"):
+        train.train(config_file.load(STUDENT, words))
+    outcome = train.train(
+        config_file.load(STUDENT, [*words, "student.options.modality=flow", f"out={tmp_path / 'two'}"])
+    )
+    assert outcome["student"]["n"] == 4
+    with pytest.raises(
+        ConfigError, match=r"holds optical flow, which has no colours: leave out data\.augment\.color_jit"
+    ):
+        train.train(config_file.load(STUDENT, [*words, "data.augment.color_jitter=0.3"]))
+
+
+def test_kernels_for_colours_are_averaged_for_flow(tmp_path):
+    def built(*words):
+        run = config_file.load(STUDENT, ["student.name=i3d_2d", "student.options={}", *words])
+        return distiller.build_network(run.student, 8, 8)
+
+    rgb, _ = built()
+    file = tmp_path / "rgb.pt"
+    torch.save(rgb.net.state_dict(), file)
+    flow, account = built("student.options.modality=flow", f"student.weights={file}", "student.adapt=flow")
+    assert isinstance(account, weights.Account) and account.averaged == ("Conv3d_1a_7x7.conv3d.weight",)
+    own, source = flow.net.state_dict()[account.averaged[0]], rgb.net.state_dict()[account.averaged[0]]
+    assert own.shape[1] == 2 and torch.allclose(own[:, 0], source.mean(1)) and torch.equal(own[:, 0], own[:, 1])
+    with pytest.raises(DataError, match=r"1 have another shape"):
+        built("student.options.modality=flow", f"student.weights={file}")
+
+
+def test_what_is_no_source_of_flow(sets, tmp_path, capsys):
+    assert command.main(["flow", "--root", str(sets[1]), "--out", str(tmp_path / "again")]) == 2
+    assert "holds optical flow already" in capsys.readouterr().err
+    assert command.main(["flow", "--root", str(sets[0]), "--out", str(tmp_path / "x"), "--bound", "0"]) == 2
+    card = json.loads((sets[1] / "dataset.json").read_text())
+    assert card["modality"] == "flow"
