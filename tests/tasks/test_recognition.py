@@ -178,6 +178,38 @@ class TestPredictions:
         figures = json.loads((tmp_path / "f.json").read_text())
         assert f"top1                 {figures['top1']:.4f}  95 %" in capsys.readouterr().out
 
+    def test_streams_are_fused_by_the_mean_of_their_probabilities(self, tmp_path):
+        """Late fusion, by hand, of a file of log probabilities and one of logits in another order."""
+        first = random_scored(views=2)
+        second = scored(torch.randn(30, 1, 7, generator=torch.Generator().manual_seed(1)) * 3, first.label)
+        turned = Scored(second.ids[::-1], second.label.flip(0), {"logits": list(second.kept["logits"])[::-1]})
+        rgb, flow, both = (tmp_path / f"{name}.csv" for name in ("rgb", "flow", "both"))
+        results.write_predictions(rgb, task_of(AWKWARD), first)
+        results.write_predictions(flow, task_of(AWKWARD, aggregation="mean_logit"), turned)
+        mean = (
+            torch.stack(list(first.kept["logits"])).softmax(2).mean(1)
+            + torch.stack(list(second.kept["logits"])).mean(1).softmax(1)
+        ) / 2
+        results.write_predictions(
+            both, task_of(AWKWARD), Scored(first.ids, first.label, {"logits": list(mean.log()[:, None])})
+        )
+        figures = score.score(rgb, stream=[flow])
+        assert figures["confusion"] == score.score(both)["confusion"]
+        assert figures["ece"] == pytest.approx(score.score(both)["ece"], abs=1e-6)
+        assert score.score(rgb, stream=[flow])["confusion"] == score.score(flow, stream=[rgb])["confusion"]
+
+    def test_what_cannot_be_fused(self, tmp_path):
+        rgb, fewer = tmp_path / "rgb.csv", tmp_path / "fewer.csv"
+        results.write_predictions(rgb, task_of(AWKWARD), random_scored())
+        s = random_scored()
+        results.write_predictions(
+            fewer, task_of(AWKWARD), Scored(s.ids[1:], s.label[1:], {"logits": s.kept["logits"][1:]})
+        )
+        with pytest.raises(DataError, match=r"fewer\.csv and .*rgb\.csv cannot be fused: they are of other videos"):
+            score.score(rgb, stream=[fewer])
+        with pytest.raises(ConfigError, match="must be different files"):
+            score.score(rgb, stream=[rgb])
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [

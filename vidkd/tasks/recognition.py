@@ -145,13 +145,57 @@ def figures(
     }
 
 
+def add_score_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--stream",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PREDICTIONS",
+        help="another network's (of optical flow, say) for the same videos: the mean of all their probabilities counts",
+    )
+
+
 def score_file(path: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """`rescore` of the predictions file `path`, with options.bootstrap resamples."""
-    columns = predictions_file.read(path, TEXT)
-    try:
-        return rescore(columns, options.bootstrap)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    """`rescore` of the predictions file `path`, with options.bootstrap resamples; of several, fused (options.stream).
+
+    Late fusion: each file's class probabilities of a video are averaged, every file counting the same.
+    """
+    if len({path, *options.stream}) < 1 + len(options.stream):
+        raise ConfigError(f"--stream: {path} and the streams must be different files")
+    streams = {file: predictions_file.read(file, TEXT) for file in (path, *options.stream)}
+    for file, columns in streams.items():
+        try:
+            figures = rescore(columns, options.bootstrap)
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from None
+        if len(streams) == 1:
+            return figures
+    return rescore(fused(streams), options.bootstrap)
+
+
+def fused(streams: dict[Path, dict[str, list[Any]]]) -> dict[str, list[Any]]:
+    """One table of predictions, of one view a video, from those of several networks of the same videos and classes.
+
+    The score is the log of the mean of their probabilities (softmax of logits). DataError if videos, labels or classes
+    differ; the files' videos may be in any order.
+    """
+    (first, own), *others = streams.items()
+    _, classes = _header(own)
+    label = dict(zip(own["video"], own["label"], strict=True))
+    total = torch.zeros(len(label), len(classes), dtype=torch.float64)
+    for file, columns in streams.items():
+        aggregation, named = _header(columns)
+        if named != classes or dict(zip(columns["video"], columns["label"], strict=True)) != label:
+            raise DataError(f"{file} and {first} cannot be fused: they are of other videos, labels or classes")
+        place = {video: i for i, video in enumerate(columns["video"])}
+        scores = torch.tensor([columns[f"{PREFIX[aggregation]}{name}"] for name in classes], dtype=torch.float64).T
+        total += scores[[place[video] for video in own["video"]]].softmax(dim=1) / (1 + len(others))
+    task = Task(Config(kind="recognition"), classes)
+    position = {name: i for i, name in enumerate(classes)}
+    logits = total.clamp_min(torch.finfo(torch.float32).tiny).log().float()[:, None]
+    truth = torch.tensor([position[name] for name in own["label"]])
+    return task.predictions(Scored(own["video"], truth, {"logits": list(logits)}))
 
 
 def class_line(row: dict[str, Any]) -> str:
