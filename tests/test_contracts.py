@@ -129,6 +129,12 @@ class TestEveryMethod:
         expected += sum(section.weight(n.split("/")[1], 0) * t for n, t in terms.items())
         torch.testing.assert_close(every["total"], expected)
 
+    def test_it_says_which_terms_it_has(self, kind):
+        """Not every method can; one that does must not refuse a weight that has its term, nor accept another."""
+        _, trainee, *_, terms, _ = step_of(kind)
+        said = trainee.methods[0].terms()
+        assert said is None or {f"{kind}/{name}" for name in said} == terms.keys()
+
     def test_it_says_which_teacher_taps_it_reads(self, kind):
         """A teacher cache stores what is declared: a method fed nothing but that must not miss anything."""
         _, trainee, teacher, _, batch, *_ = step_of(kind)
@@ -158,6 +164,11 @@ class TestEveryTask:
     def test_a_shipped_config_uses_it(self, kind):
         assert kind in {config_file.load(path).task.kind for path in CONFIGS}
 
+    def test_it_says_which_terms_it_has(self, kind):
+        method = next(name for name in methods.names() if run_for(name).task.kind == kind)
+        *_, task, _, terms, every = step_of(method)
+        assert task.terms() is None or set(task.terms()) == every.keys() - terms.keys() - {"total"}
+
 
 def test_a_weight_for_no_term_is_a_mistake():
     run, trainee, _, task, batch, terms, _ = step_of("logits")
@@ -169,6 +180,16 @@ def test_a_weight_for_no_term_is_a_mistake():
     wrong = run.model_copy(update={"task": run.task.model_copy(update={"weights": {"lable": 1.0}})})
     with pytest.raises(ConfigError, match=r"task.weights: no loss term 'lable'"):
         distiller.losses(wrong, 0, task.losses(batch, student), terms)
+
+
+def test_a_weight_for_no_term_is_found_before_the_first_step():
+    run, trainee, _, task, *_ = step_of("logits")
+    method = run.methods[0].model_copy(update={"weights": {"kdd": 2.0}})
+    with pytest.raises(ConfigError, match=r"methods.0.weights: no loss term 'kdd'; did you mean 'kd'\?"):
+        distiller.check_weights(run.model_copy(update={"methods": (method,)}), trainee, task)
+    wrong = run.model_copy(update={"task": run.task.model_copy(update={"weights": {"lable": 1.0}})})
+    with pytest.raises(ConfigError, match=r"task.weights: no loss term 'lable'"):
+        distiller.check_weights(wrong, trainee, task)
 
 
 def test_two_methods_of_one_kind_keep_their_terms_apart():

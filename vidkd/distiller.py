@@ -120,6 +120,16 @@ def build(run: Run, num_classes: int) -> tuple[Trainee, Frozen | None, list[str]
     return trainee, Frozen(teacher, run.teacher_precision) if teacher else None, accounts
 
 
+def check_weights(run: Run, trainee: Trainee, task: BaseTask) -> None:
+    """ConfigError for a weight of a term that the task, or a method, says it does not have; it lists the terms."""
+    sections: list[tuple[str, Weighted, list[str] | None]] = [("task", run.task, task.terms())]
+    for i, (section, method) in enumerate(zip(run.methods, trainee.each_method(), strict=True)):
+        sections.append((f"methods.{i}", section, method.terms()))
+    for where, section, terms in sections:
+        if terms is not None:
+            _known(where, section, terms)
+
+
 def losses(run: Run, step: int, supervised: Terms, distilled: Terms) -> Terms:
     """Every term, unweighted, and `total`, their sum by the weights of `step`.
 
@@ -138,15 +148,19 @@ def weighted(run: Run, step: int, supervised: Terms, distilled: Terms) -> Terms:
         sections.append((f"methods.{i}", section, distilled, f"{key}/"))
     for where, section, terms, prefix in sections:
         own = {name.removeprefix(prefix): term for name, term in terms.items() if name.startswith(prefix)}
-        for name in section.weights:
-            if name not in own:
-                raise ConfigError(f"{where}.weights: {one_of(name, list(own), 'loss term')}")
+        _known(where, section, list(own))
         for name, term in own.items():
             if weight := section.weight(name, step):
                 found[prefix + name] = weight * term
     if not found:
         raise ConfigError("every loss term has weight 0 at this step: nothing would be learned")
     return found
+
+
+def _known(where: str, section: Weighted, terms: list[str]) -> None:
+    for name in section.weights:
+        if name not in terms:
+            raise ConfigError(f"{where}.weights: {one_of(name, terms, 'loss term')}")
 
 
 def gradient_norms(terms: Terms, module: nn.Module) -> dict[str, float]:

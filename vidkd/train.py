@@ -89,6 +89,7 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
         return done
     torch.manual_seed(run.seed)
     trainee, teacher, accounts = distiller.build(run, len(data_set.classes))
+    distiller.check_weights(run, trainee, task)
     log = Log(run, run.out_dir, accelerator.is_main_process)
     if accelerator.device.type == "cpu" and run.train.mixed_precision != "no":
         log.say(

@@ -54,6 +54,11 @@ class BaseMethod(nn.Module, Generic[C]):
         """The teacher's taps that forward reads; they are what a teacher cache must hold."""
         return []
 
+    def terms(self) -> list[str] | None:
+        """The names of the terms that forward returns, so that a weight for another one is a mistake before the run
+        begins; None if they are only known then."""
+        return None
+
     def compares(self) -> list[Pair]:
         """What it compares, for a person to read (`vidkd.plan`)."""
         return [Pair("logits", "logits", "nothing: the same classes")]

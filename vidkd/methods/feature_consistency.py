@@ -47,6 +47,9 @@ class Method(BaseMethod[Config]):
     def teacher_taps(self) -> list[str]:
         return [self.config.teacher_tap]
 
+    def terms(self) -> list[str]:
+        return ["consistency"]
+
     def compares(self) -> list[Pair]:
         (c_s, *grid_s), (c_t, *grid_t) = self.shapes
         steps = [] if c_s == c_t else [f"the student's {c_s} channels projected to {c_t}"]

@@ -70,6 +70,9 @@ class Method(BaseMethod[Config]):
     def teacher_taps(self) -> list[str]:
         return [] if self.needs_input else [self.config.teacher_tap]
 
+    def terms(self) -> list[str]:
+        return list(self.config.chosen())
+
     def compares(self) -> list[Pair]:
         target = "input" if self.needs_input else self.config.teacher_tap
         by = f"decoders ({', '.join(self.decoders)}), {self.config.upsample}"

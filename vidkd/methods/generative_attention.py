@@ -82,6 +82,13 @@ class Method(BaseMethod[Config]):
             return []
         return ["attention", "late"] if self.match or self.config.generative == "posterior_kl" else ["attention"]
 
+    def terms(self) -> list[str]:
+        own = ["reconstruction", "kl", "prior"]
+        if not self.distils:
+            return own
+        channels, generative = ["channels"] * (self.match is not None), ["generative"] * (self.guide is not None)
+        return [*own, "attention", *channels, *generative]
+
     def compares(self) -> list[Pair]:
         if not self.distils:
             return [Pair("late, attention", "", "a CVAE of its own")]

@@ -31,6 +31,9 @@ class Method(BaseMethod[Config]):
     def teacher_taps(self) -> list[str]:
         return list(TAPS)
 
+    def terms(self) -> list[str]:
+        return list(TAPS)
+
     def forward(self, batch: ClipBatch, student: View, teacher: View) -> dict[str, Tensor]:
         if student.logits.shape != teacher.logits.shape:
             shapes = f"{list(student.logits.shape)} and {list(teacher.logits.shape)}"

@@ -24,6 +24,9 @@ class Config(MethodSection):
 
 
 class Method(BaseMethod[Config]):
+    def terms(self) -> list[str]:
+        return ["kd"] if self.config.form == "kd" else ["target", "non_target"]
+
     def forward(self, batch: ClipBatch, student: View, teacher: View) -> dict[str, Tensor]:
         if self.config.form == "kd":
             return {"kd": kd_loss(student.logits, teacher.logits, self.config.temperature)}

@@ -77,6 +77,11 @@ class BaseTask(Generic[C]):
         """How many outputs the network's head has."""
         return len(self.classes)
 
+    def terms(self) -> list[str] | None:
+        """The names of the terms that `losses` returns, so that a weight for another one is a mistake before the run
+        begins; None if they are only known then."""
+        return None
+
     def losses(self, batch: ClipBatch, student: View) -> dict[str, Tensor]:
         """Named scalars, unweighted: what the labels themselves teach."""
         raise NotImplementedError

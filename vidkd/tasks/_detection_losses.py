@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+TERMS = ("location", "class", "refined_location", "refined_class", "quality", "start", "end")  # those of `losses`
 ALPHA = (0.25, 0.75)  # of the focal loss: background, actions
 EPSILON = 1e-6
 MIN_BOUNDARY = 2.0  # frames that a boundary is long, at least; a tenth of the action if that is more

@@ -94,6 +94,9 @@ class Task(BaseTask[Config]):
     def protocol(self) -> dict[str, Any]:
         return {"annotations_checksum": self.said.checksum}
 
+    def terms(self) -> list[str]:
+        return list(_detection_losses.TERMS)
+
     def losses(self, batch: ClipBatch, student: View) -> dict[str, Tensor]:
         segments, classes = batch.extra["segments"], batch.extra["classes"]
         return _detection_losses.losses(

@@ -35,6 +35,9 @@ class Config(TaskSection):
 class Task(BaseTask[Config]):
     primary, title, text = "top1", "top-1", TEXT
 
+    def terms(self) -> list[str]:
+        return ["label"]
+
     def losses(self, batch: ClipBatch, student: View) -> dict[str, Tensor]:
         target = batch.label if batch.target is None else batch.target.float()
         logits = student.logits.float()
