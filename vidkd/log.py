@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vidkd import checkpoint
 from vidkd.config import Run
 from vidkd.errors import ConfigError, DataError
 
@@ -83,7 +84,8 @@ class Log:
         if not self.main:
             return
         path = self.out / "metrics.jsonl"
-        _truncate(path, first_step, scored)
+        if unreadable := _truncate(path, first_step, scored):
+            self.say(f"{path}: {unreadable} lines cannot be read any more and are left out")
         self._file = path.open("a", encoding="utf-8")
         if self.run.log.tensorboard:
             self._trackers.append(Tracking(_tensorboard(self.out, first_step), self.say))
@@ -110,9 +112,7 @@ class Log:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
         except OSError as error:
-            raise DataError(
-                f"{self._file.name}: cannot be written ({error.strerror}); mend that, then run the same command again"
-            ) from error
+            raise _unwritten(self._file.name, error) from error
         numbers = {name: v for name, v in values.items() if isinstance(v, int | float)}
         for tracker in self._trackers:
             tracker.write(step, numbers)
@@ -126,7 +126,10 @@ class Log:
     def sync(self) -> None:
         """Have every line on the disk: a checkpoint must not outlive, in a power cut, what was logged before it."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise _unwritten(self._file.name, error) from error
 
     def say(self, text: str) -> None:
         """A line for the person at the terminal, that does not break the bar."""
@@ -149,21 +152,26 @@ def read(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def _truncate(path: Path, first_step: int, scored: int) -> None:
-    """Drop what a killed run logged after the checkpoint that is resumed, and a half-written last line."""
+def _unwritten(name: str, error: OSError) -> DataError:
+    return DataError(f"{name}: cannot be written ({error.strerror}); mend that, then run the same command again")
+
+
+def _truncate(path: Path, first_step: int, scored: int) -> int:
+    """Drop what a killed run logged after the checkpoint that is resumed, and a half-written last line; how many other
+    lines cannot be read."""
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+        return 0
+    kept, unreadable = [], 0
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for place, line in enumerate(lines, start=1):
         try:
             said = json.loads(line)
             if said["step"] <= (scored if any(name.startswith("val/") for name in said) else first_step):
                 kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError):
-            continue
-    partial = path.with_name(".tmp-metrics.jsonl")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+        except (ValueError, LookupError, TypeError, RecursionError):
+            unreadable += place < len(lines)
+    checkpoint.write_atomic(path, "".join(kept).encode())
+    return unreadable
 
 
 def _tensorboard(out: Path, first_step: int) -> Tracker:
