@@ -1,5 +1,10 @@
 """The teacher's answers on disk: what comes back, what is refused, what is not computed twice."""
 
+import fcntl
+import multiprocessing
+import threading
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
@@ -170,3 +175,24 @@ def test_the_command(root, tmp_path, capsys):
     assert "0 of 1 shards to build" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"it has no teacher\.cache section"):
         cache.main([str(KD)])
+
+
+def _hold(path: Path, held, release) -> None:
+    with path.open("a") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        held.set()
+        release.wait(60)
+
+
+def test_a_cache_that_another_run_builds_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "POLL_S", 0.01)
+    context = multiprocessing.get_context("fork")
+    held, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path / ".lock", held, release))
+    other.start()
+    assert held.wait(60)
+    threading.Timer(0.2, release.set).start()
+    with teacher_cache._builder(tmp_path):
+        assert release.is_set()
+    other.join(60)
+    assert other.exitcode == 0

@@ -8,10 +8,11 @@ Building can be interrupted at any moment and shared by processes (teacher_store
 import fcntl
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from vidkd.taps import Frozen
 from vidkd.teacher_store import Store
 from vidkd.types import ClipBatch, View
 
+POLL_S = 1.0  # between two looks at whether another run has built the cache
 VERIFIED_CLIPS = 8  # re-run through the live teacher each time a cache is opened
 MIN_COSINE = 0.999
 Answers = dict[str, Tensor]  # "logits" and taps, of one clip
@@ -125,10 +127,17 @@ def size(run: Run, teacher: Frozen, part: Part, names: Sequence[str]) -> str:
 def _builder(folder: Path) -> Iterator[None]:
     """One run builds at a time; another that wants the same cache waits here, then finds it built."""
     with (folder / ".lock").open("a") as lock:
-        if rank() == 0:
-            fcntl.lockf(lock, fcntl.LOCK_EX)  # not flock: loader workers would inherit it
-        barrier()
+        while not gather_objects(rank() != 0 or _locked(lock))[0]:  # all ask: none waits for another in a collective
+            time.sleep(POLL_S)
         yield
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: loader workers would inherit it
+    except OSError:
+        return False
+    return True
 
 
 def cache_key(run: Run, index: Index) -> dict[str, Any]:
