@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from vidkd.errors import DataError
 Groups = Mapping[str, Mapping[str, Tensor]]  # file stem -> name -> tensor
 KEPT = 2
 NAME = re.compile(r"step(\d{8,})")
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError)
 ASIDE = "aside-"  # before the name of one that a run resumed from an older one will not read again
 
 
@@ -69,8 +71,20 @@ def save(folder: Path, step: int, groups: Groups, state: dict[str, Any], keep: i
             "are untouched: mend that, then run the same command again"
         ) from error
     for old in complete(folder)[:-keep]:
-        shutil.rmtree(old.rename(old.with_name(f".tmp-{old.name}")))  # never half of it under its own name
+        if old.is_symlink():  # what lies behind it is not ours
+            old.unlink()
+        else:
+            shutil.rmtree(old.rename(old.with_name(f".tmp-{old.name}")))  # never half of it under its own name
     return final
+
+
+def seconds_to_write(folder: Path, tensors: Mapping[str, Tensor]) -> float:
+    """How long it takes to have `tensors` on the disk of `folder`; they are deleted again."""
+    started, partial = time.monotonic(), folder / ".tmp-timed"
+    _write(partial, safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
+    seconds = time.monotonic() - started
+    partial.unlink()
+    return seconds
 
 
 def newest(folder: Path) -> tuple[Saved, list[str]] | None:
@@ -99,6 +113,8 @@ def read(path: Path) -> Saved:
             raise DataError(f"{path / 'manifest.json'}: its checksum is wrong")
         groups = {}
         for name, expected in manifest["files"].items():
+            if Path(name).name != name:
+                raise DataError(f"{path / 'manifest.json'}: {name!r} is no file of this folder")
             content = (path / name).read_bytes()
             if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
                 raise DataError(f"{path / name}: its checksum is not the one in manifest.json")
@@ -106,7 +122,7 @@ def read(path: Path) -> Saved:
         if (named := NAME.fullmatch(path.name)) and int(named[1]) != manifest["step"]:
             raise DataError(f"{path}: holds the checkpoint of step {manifest['step']}")
         return Saved(path, manifest["step"], groups, manifest["state"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+    except UNREADABLE as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: not a whole checkpoint ({error})") from None
