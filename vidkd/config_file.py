@@ -9,12 +9,14 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from vidkd.config import Run
 from vidkd.errors import ConfigError
 from vidkd.section import Section
 
 MAX_BYTES = 1_000_000  # a configuration is a page; anything else is a mistake or an attack
+MAX_DEPTH = 50
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Run:
@@ -68,8 +70,13 @@ def read_yaml(path: Path) -> Any:
 def _yaml(text: str, source: str) -> Any:
     yaml = YAML(typ="safe", pure=True)
     try:
-        if any(getattr(event, "anchor", None) for event in yaml.parse(io.StringIO(text))):
-            raise ConfigError(f"{source}: anchors and aliases (& and *) are not allowed; write the values out")
+        depth = 0
+        for event in yaml.parse(io.StringIO(text)):
+            if getattr(event, "anchor", None):
+                raise ConfigError(f"{source}: anchors and aliases (& and *) are not allowed; write the values out")
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > MAX_DEPTH:  # the time it takes grows with the square of the depth
+                raise ConfigError(f"{source}: lists and mappings inside each other more than {MAX_DEPTH} times")
         return YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None

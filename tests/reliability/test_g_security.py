@@ -11,12 +11,14 @@ import types
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import torch
 
 from reliability import runs
 from small_run import KD, SMALL, lines
-from vidkd import checkpoint, config_file, evaluate, log, models, run_dir, score, teacher_store
+from vidkd import annotations, checkpoint, config_file, evaluate, log, models, run_dir, score, teacher_store
 from vidkd.data import decode, index
 from vidkd.errors import VidkdError
 from vidkd.export import load_student
@@ -96,6 +98,10 @@ LOADERS = {
     ),
     "a run's own configuration": lambda d, c: config_file.load(evaluate.own_config(file(d / "config.yaml", c))),
     "metrics": lambda d, c: log.read(file(d / "metrics.jsonl", c).parent),
+    "what a method kept": lambda d, c: weights.read_kept(file(d / weights.KEPT, c).parent),
+    "annotations.csv": lambda d, c: annotations.read(file(d / "x.csv", c)),
+    "annotations.json": lambda d, c: annotations.read(file(d / "x.json", c)),
+    "detections": lambda d, c: annotations.read_detections(file(d / "x.json", c)),
 }
 
 
@@ -116,6 +122,20 @@ def test_g1_nothing_planted_is_executed(tmp_path, loader, form):
     assert not trace.exists()
     pickle.loads(pickle.dumps(Planted(trace)))  # and the plant is a live one
     assert trace.exists()
+
+
+@pytest.mark.parametrize("loader", ["index.parquet", "predictions.parquet"])
+def test_g1_a_type_that_a_parquet_file_brings_is_not_unpickled(tmp_path, loader):
+    """As older versions of pyarrow did (CVE-2023-47248)."""
+    trace = tmp_path / "trace"
+    said = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": pickle.dumps(Planted(trace))}
+    schema = pa.schema([pa.field("path", pa.string(), metadata=said)])
+    pyarrow.parquet.write_table(pa.table({"path": ["x"]}, schema), tmp_path / "planted")
+    folder = tmp_path / "there"
+    folder.mkdir()
+    with pytest.raises((VidkdError, ValueError)):
+        LOADERS[loader](folder, (tmp_path / "planted").read_bytes())
+    assert b"arrow.py_extension_type" in (tmp_path / "planted").read_bytes() and not trace.exists()
 
 
 FORBIDDEN = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml", "code"}
@@ -183,6 +203,19 @@ def test_g2_a_bomb_of_aliases_ends_at_once(tmp_path):
     with pytest.raises(VidkdError, match="anchors and aliases"):
         config_file.load(file(tmp_path / "x.yaml", bomb.encode()))
     assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize(
+    "deep",
+    ["[" * 100_000, "[" * 9000 + "]" * 9000, "{a: " * 50_000, "\n  " + "- " * 50_000 + "x", "\n  " + "? " * 50_000],
+)
+def test_g2_a_bomb_of_levels_ends_at_once(tmp_path, deep):
+    started = time.process_time()
+    with pytest.raises(VidkdError, match="inside each other more than 50 times"):
+        config_file.load(file(tmp_path / "x.yaml", f"a: {deep}".encode()))
+    assert time.process_time() - started < 1
+    with pytest.raises(VidkdError, match="inside each other more than 50 times"):
+        config_file.load(KD, [f"seed={deep[:600]}"])
 
 
 def test_g2_nothing_is_looked_up_in_the_environment(tmp_path, monkeypatch):
