@@ -187,7 +187,10 @@ class Train(Span):
     processes: Count | None = None  # refuse to start on another number of processes
     eval_every: Span | None = None  # on the val part; None: never before the end
     eval_batch_size: Count | None = None  # views at a time; None: batch_size
+    on_nonfinite: Literal["raise", "skip"] = "raise"  # skip: a step with a NaN or an infinity in it changes nothing
+    max_nonfinite: Count = 10  # with skip, more such steps in a row stop the run
     save_every: Span = Span(epochs=1)
+    grace_s: float = Field(default=30, gt=0)  # what the launcher leaves between SIGTERM and SIGKILL: 30 is torchrun's
     log_every_steps: Count = 10
 
 
@@ -196,6 +199,7 @@ class Log(Section):
     wandb: Literal["off", "offline", "online"] = "off"
     wandb_project: str = "vidkd"
     gradients: bool = False  # grad/<term>: how hard each weighted term pulls at the student, in the logged steps
+    # (a copy of the student's gradient a term)
 
 
 class Run(Section):

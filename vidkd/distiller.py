@@ -163,15 +163,20 @@ def _known(where: str, section: Weighted, terms: list[str]) -> None:
             raise ConfigError(f"{where}.weights: {one_of(name, terms, 'loss term')}")
 
 
-def gradient_norms(terms: Terms, module: nn.Module) -> dict[str, float]:
-    """The Euclidean norm of each term's gradient with respect to the parameters of `module`; the graph is kept."""
+def gradients(terms: Terms, module: nn.Module) -> Terms:
+    """The gradient [P] of each term with respect to the P parameters of `module`, in float32; the graph is kept.
+
+    Zeros where a term does not reach a parameter.
+    """
     parameters = [p for p in module.parameters() if p.requires_grad]
-    norms = {}
+    size = sum(p.numel() for p in parameters)
+    found: Terms = {}
     for name, term in terms.items():
+        found[name] = torch.zeros(size, device=term.device)
         if not parameters or not term.requires_grad:  # where parts learn in turn, it may be another's
-            norms[name] = 0.0
             continue
-        gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-        squares = [g.float().pow(2).sum() for g in gradients if g is not None]
-        norms[name] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
-    return norms
+        pieces = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        for place, piece in zip(found[name].split([p.numel() for p in parameters]), pieces, strict=True):
+            if piece is not None:
+                place.copy_(piece.reshape(-1))
+    return found

@@ -17,11 +17,18 @@ def rank() -> int:
 
 def mean_over_ranks(terms: dict[str, Tensor]) -> dict[str, float]:
     """The mean of each scalar over the processes: one collective and one device sync for all of them."""
-    stacked = torch.stack([term.detach().float() for term in terms.values()])
-    if world_size() > 1:
-        dist.all_reduce(stacked)
-        stacked /= world_size()
+    if not terms:
+        return {}
+    stacked = averaged(torch.stack([term.detach().float() for term in terms.values()]))
     return dict(zip(terms, stacked.tolist(), strict=True))
+
+
+def averaged(tensor: Tensor) -> Tensor:
+    """The mean of `tensor` over the processes, in place."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+        tensor /= world_size()
+    return tensor
 
 
 def any_rank(flag: bool, device: torch.device | None = None) -> bool:

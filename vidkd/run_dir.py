@@ -8,13 +8,15 @@ import socket
 from pathlib import Path
 from typing import IO, Any
 
+import vidkd
 from vidkd import checkpoint, config_file
 from vidkd.config import Run
+from vidkd.distributed import gather_objects
 from vidkd.errors import ConfigError, DataError
 
 # What may differ between two starts of one run: it decides how fast and how loudly, not what.
 FREE = ("out", "log", "train.processes", "train.threads", "train.log_every_steps", "train.save_every",
-        "train.eval_batch_size", "data.workers", "data.timeout_s", "teacher.allow_weak",
+        "train.eval_batch_size", "train.grace_s", "data.workers", "data.timeout_s", "teacher.allow_weak",
         "teacher.preflight_clips")  # fmt: skip
 MARK = ".vidkd-run"  # only a folder that holds it is ever cleared; it says `saved` once a checkpoint was published
 OURS = ("config.yaml", "inputs.json", "metrics.jsonl", "results.json", "student.safetensors", "methods.safetensors",
@@ -25,11 +27,12 @@ OURS_FOLDERS = ("checkpoints", "tensorboard", "wandb", "evaluate", BAD_BATCHES)
 
 
 def claim(run: Run, resume: str) -> IO[str]:
-    """Make `run.out_dir` this run's, and lock it; keep what is returned open for as long as the run lasts.
+    """Lock `run.out_dir` for this run; keep what is returned open for as long as the run lasts.
 
-    `resume`: "auto" goes on from what is there; "never" deletes an earlier run's checkpoints and results first; the
-    path of a checkpoint goes on from that one. ConfigError if the folder is another configuration's, cannot be written,
-    is in use, or has lost its checkpoints, and for a path where it is finished.
+    Nothing in it is deleted or changed: that is `begin`, once nothing more can be wrong with the run. `resume`: "auto"
+    will go on from what is there; "never" will delete an earlier run; the path of a checkpoint goes on from that one.
+    ConfigError if the folder is another configuration's, cannot be written, is in use, or has lost its checkpoints, for
+    a path where it is finished, and for "never" where a link leads out of it.
     """
     out = run.out_dir
     try:
@@ -50,7 +53,10 @@ def claim(run: Run, resume: str) -> IO[str]:
         raise ConfigError(f"{out}: holds files that are not a run's; choose another folder with out=...")
     (out / MARK).touch()
     if mine and resume == "never":
-        _clear(out)
+        if linked := [name for name in OURS_FOLDERS if (out / name).is_symlink()]:
+            raise ConfigError(
+                f"{out / linked[0]}: is a link, and --resume never deletes nothing behind a link: empty or remove it"
+            )
     elif mine:
         if checkpoint.complete(out / "checkpoints") or (out / "results.json").exists():
             same_run(run, config_file.load(out / "config.yaml"), out)
@@ -58,26 +64,43 @@ def claim(run: Run, resume: str) -> IO[str]:
             _not_lost(out)
         elif finished(out):
             raise ConfigError(f"{out}: this run is finished; go on from {resume} in another folder with out=...")
-    for stale in (*out.glob(".tmp-*"), *(out / "checkpoints").glob(".tmp-*")):
-        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-    checkpoint.write_atomic(out / "config.yaml", config_file.dump(run).encode())
     return lock
 
 
-def same_inputs(out: Path, inputs: dict[str, Any]) -> None:
-    """Remember what the run was started with (checksums of its data and weights).
+def begin(run: Run, resume: str, inputs: dict[str, Any]) -> None:
+    """Make the claimed folder this run's: what "never" deletes, what a killed one left half written, what `run` and its
+    `inputs` (checksums of its data and weights) are."""
+    out = run.out_dir
+    if resume == "never":
+        _clear(out)
+    for stale in (*out.glob(".tmp-*"), *(out / "checkpoints").glob(".tmp-*")):
+        shutil.rmtree(stale) if stale.is_dir() and not stale.is_symlink() else stale.unlink()
+    checkpoint.write_atomic(out / "config.yaml", config_file.dump(run).encode())
+    checkpoint.write_atomic(out / "inputs.json", json.dumps(inputs, indent=1).encode())
 
-    ConfigError if it has come further than its start and they are others now: it would be neither the old run nor a
-    new one.
-    """
+
+def same_inputs(out: Path, inputs: dict[str, Any]) -> None:
+    """ConfigError if the run in `out` has come further than its start, and its data or weights are others now: it would
+    be neither the old run nor a new one."""
     path = out / "inputs.json"
     if path.exists() and (checkpoint.complete(out / "checkpoints") or (out / "results.json").exists()):
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = _json(path)
         if changed := sorted(key for key in inputs if there.get(key) != inputs[key]):
             raise ConfigError(
                 f"{out}: {' and '.join(changed)} changed since this run began; --resume never starts it anew"
             )
-    checkpoint.write_atomic(path, json.dumps(inputs, indent=1).encode())
+
+
+def same_everywhere(run: Run, inputs: dict[str, Any]) -> None:
+    """ConfigError, on every process, if one was started with another configuration, version, data or weights than the
+    first: together they would train something that nobody asked for."""
+    mine = {"run": run.model_dump(mode="json"), "out": str(run.out_dir), "inputs": inputs, "vidkd": vidkd.__version__}
+    said = gather_objects(mine)
+    for other, theirs in enumerate(said):
+        found = differences(said[0]["run"], theirs["run"])
+        found += [d for key in ("out", "inputs", "vidkd") for d in differences(said[0][key], theirs[key], f"its {key}")]
+        if found:
+            raise ConfigError(f"process {other} was started otherwise than process 0: {'; '.join(found)}")
 
 
 def finished(out: Path) -> dict[str, Any] | None:
@@ -85,10 +108,7 @@ def finished(out: Path) -> dict[str, Any] | None:
     path = out / "results.json"
     if not path.exists() or not (out / "student.safetensors").exists():
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not JSON ({error})") from None
+    return _json(path)
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:
@@ -119,13 +139,23 @@ def shared(out: Path) -> None:
 
 def saved(out: Path) -> None:
     """Remember that the run in `out` has published a checkpoint."""
-    if not (out / MARK).read_text(encoding="utf-8"):
+    if not (out / MARK).read_bytes():
         checkpoint.write_atomic(out / MARK, b"saved\n")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); --resume never starts the run anew") from None
+    if not isinstance(said, dict):
+        raise DataError(f"{path}: holds no mapping; --resume never starts the run anew")
+    return said
 
 
 def _not_lost(out: Path) -> None:
     """ConfigError if the run had saved a checkpoint, and there is none now: nothing starts anew over old results."""
-    if (out / MARK).read_text(encoding="utf-8") and not checkpoint.complete(out / "checkpoints") and not finished(out):
+    if (out / MARK).read_bytes() and not checkpoint.complete(out / "checkpoints") and not finished(out):
         raise ConfigError(
             f"{out / 'checkpoints'}: this run's checkpoints are gone: bring them back, or --resume never starts it anew"
         )

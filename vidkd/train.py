@@ -80,16 +80,19 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
         raise ConfigError(f"train.batch_size {run.train.batch_size} is more than the {len(part)} training clips")
     run = in_steps(run, len(part) // run.train.batch_size)
 
+    sums = inputs(run, data_set) | task.protocol()
+    run_dir.same_everywhere(run, sums)
     lock = run_dir.claim(run, resume) if accelerator.is_main_process else None
-    if accelerator.is_main_process:
-        run_dir.same_inputs(run.out_dir, inputs(run, data_set) | task.protocol())
+    if accelerator.is_main_process and resume != "never":
+        run_dir.same_inputs(run.out_dir, sums)
     distributed.barrier()
     run_dir.shared(run.out_dir)
-    if (done := run_dir.finished(run.out_dir)) and stop is None:
+    if resume != "never" and stop is None and (done := run_dir.finished(run.out_dir)):
         return done
     torch.manual_seed(run.seed)
     trainee, teacher, accounts = distiller.build(run, len(data_set.classes))
     distiller.check_weights(run, trainee, task)
+    state = trained.prepare(run, accelerator, trainee)
     log = Log(run, run.out_dir, accelerator.is_main_process)
     if accelerator.device.type == "cpu" and run.train.mixed_precision != "no":
         log.say(
@@ -108,8 +111,13 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
                 run, data_set, part, teacher, trainee.each_method(), accelerator.device, log.say
             )
             log.say(guide.verdict)
+    if accelerator.is_main_process:  # nothing more can be wrong with the run: now an earlier one may be deleted
+        trained.check_space(run, state)
+        run_dir.begin(run, resume, sums)
+        trained.check_grace(run, state, log)
+    distributed.barrier()
     with closing(log):
-        state = trainer.train(run, accelerator, trainee, guide, task, part, val, log, resume, stop)
+        trainer.train(run, accelerator, state, guide, task, part, val, log, resume, stop)
     if stop is not None:
         return {}
     student = state.student()

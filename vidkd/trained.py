@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -28,6 +29,8 @@ from vidkd.models import weights
 from vidkd.taps import Tapped
 
 RESUME = ("auto", "never")  # or the path of a checkpoint
+PATIENCE_S = 600.0  # more than the longest that one process does alone: a save, an export
+COUNTS = ("refused", "left_out", "left_out_in_a_row")  # plain numbers of Trained that a checkpoint holds by their name
 ON_CPU = (
     "on CPU accelerate launch starts one whatever --num_processes says; "
     "use: torchrun --nproc_per_node N -m vidkd.train CONFIG"
@@ -50,6 +53,8 @@ class Trained:
     unreadable: Unreadable = field(default_factory=Unreadable)
     seconds: float = 0.0  # spent in steps, over all starts of the run
     refused: int = 0  # fp16 steps in a row that the scaler skipped, up to now
+    left_out: int = 0  # steps in which something was no number (train.on_nonfinite: skip)
+    left_out_in_a_row: int = 0  # up to now
 
     def student(self) -> Tapped:
         """The student that is evaluated: the averaged one where there is one."""
@@ -65,14 +70,29 @@ class Trained:
 
 
 def make_accelerator(run: Run) -> Accelerator:
-    """Devices, processes and precision; ConfigError if another number of processes runs than the launcher said."""
+    """Devices, processes and precision; ConfigError if another number of processes runs than the launcher said.
+
+    A process that waits for another longer than PATIENCE_S, or twice data.timeout_s, ends with an error.
+    """
+    patience = timedelta(seconds=max(PATIENCE_S, 2 * run.data.timeout_s))
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=run.train.mixed_precision,
         gradient_accumulation_steps=run.train.accumulate,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(run.methods))],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=bool(run.methods)),
+            InitProcessGroupKwargs(timeout=patience),
+        ],
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
+    # Without --multi_gpu, accelerate launch starts one process whatever it was asked for. If that was more than one, it
+    # says where they would meet, and not who this one is.
+    meant = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    if meant and "RANK" not in os.environ and accelerator.num_processes == 1:
+        raise ConfigError(
+            f"accelerate launch was asked for more than one process and started one: {ON_CPU}; on GPUs add "
+            "--multi_gpu; for one process say --num_processes 1 (and unset MASTER_ADDR, if it is set)"
+        )
     if accelerator.num_processes != launched:
         raise ConfigError(f"{accelerator.num_processes} process(es) run, the launcher started {launched}; {ON_CPU}")
     return accelerator
@@ -113,15 +133,25 @@ def prepare(run: Run, accelerator: Accelerator, trainee: Trainee) -> Trained:
 def check_space(run: Run, trained: Trained) -> None:
     """ConfigError where the disk cannot hold the checkpoints that are kept and the one being written."""
     sizes = [t.nbytes for t in trained.unwrapped().state_dict().values()]
-    copies = 1 + (run.optim.kind != "sgd") + (run.optim.momentum > 0 or run.optim.kind != "sgd")
-    copies += (run.train.ema is not None) + (run.data.val is not None)
-    needed = sum(sizes) * copies * (checkpoint.KEPT + 1)
+    needed = sum(sizes) * _copies(run) * (checkpoint.KEPT + 1)
     there = sum(f.stat().st_size for path in checkpoint.complete(checkpoints(run)) for f in path.glob("*.safetensors"))
     free = shutil.disk_usage(run.out_dir).free
     if free + there < needed:
         raise ConfigError(
             f"{run.out_dir}: its disk has {free:,} bytes free, the checkpoints of this run take about "
             f"{needed - there:,} more; make room, or choose another disk with out=..."
+        )
+
+
+def check_grace(run: Run, trained: Trained, log: Log) -> None:
+    """Say so if what a signal sets off may take longer than train.grace_s: a save may have begun when it comes, and
+    another one follows. How long one takes is tried out with the weights."""
+    one = checkpoint.seconds_to_write(run.out_dir, trained.unwrapped().state_dict()) * _copies(run)
+    if 2 * one > run.train.grace_s:
+        log.say(
+            f"{run.out_dir}: a checkpoint takes about {one:.1f} s to write there; a signal may come inside one and "
+            f"asks for another, and train.grace_s is {run.train.grace_s:g}. Allow more with torchrun "
+            "--shutdown-timeout, or with the scheduler's warning, and say so in train.grace_s"
         )
 
 
@@ -139,6 +169,7 @@ def save(run: Run, accelerator: Accelerator, trained: Trained) -> None:
             "seconds": trained.seconds,
             "scored": trained.scored,
             "unreadable": asdict(trained.unreadable),
+            **{name: getattr(trained, name) for name in COUNTS},
             "processes": accelerator.num_processes,
             "environment": environment(accelerator),
             "run": run.model_dump(mode="json"),
@@ -214,6 +245,8 @@ def _restore(accelerator: Accelerator, trained: Trained, found: checkpoint.Saved
     trained.seconds, trained.scored = state["seconds"], state["scored"]
     trained.best_value = -math.inf if state["best_value"] is None else state["best_value"]
     trained.unreadable = Unreadable(**state["unreadable"])
+    for name in COUNTS:
+        setattr(trained, name, state.get(name, 0))  # checkpoints written before 21 November 2026 do not have them
 
 
 def save_kept(run: Run, trained: Trained) -> None:
@@ -221,6 +254,12 @@ def save_kept(run: Run, trained: Trained) -> None:
     if kept := trained.best_kept or trained.unwrapped().kept():
         content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in kept.items()})
         checkpoint.write_atomic(run.out_dir / weights.KEPT, content)
+
+
+def _copies(run: Run) -> int:
+    """How many times the size of the weights a checkpoint is, at most."""
+    of_optimizer = (run.optim.kind != "sgd") + (run.optim.momentum > 0 or run.optim.kind != "sgd")
+    return 1 + of_optimizer + (run.train.ema is not None) + (run.data.val is not None)
 
 
 def checkpoints(run: Run) -> Path:

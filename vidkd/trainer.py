@@ -1,36 +1,33 @@
 """The training loop, top to bottom."""
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
-from vidkd import distiller, evaluation, optim, signals
+from vidkd import distiller, evaluation, signals, stepping
 from vidkd.config import Run
 from vidkd.data import clips, mixing
 from vidkd.data.index import Part
 from vidkd.data.loading import Loader
 from vidkd.distiller import Terms, Trainee
-from vidkd.distributed import broadcast_state, gather_objects, mean_over_ranks
-from vidkd.guard import DivergedError, Guard
+from vidkd.distributed import averaged, broadcast_state, gather_objects, mean_over_ranks
+from vidkd.guard import Guard
 from vidkd.log import Log
 from vidkd.taps import Frozen
 from vidkd.tasks._base import BaseTask
 from vidkd.teacher_cache import CachedTeacher
-from vidkd.trained import Trained, check_space, prepare, resume, save
+from vidkd.trained import Trained, resume, save
 from vidkd.types import ClipBatch, View
-
-MAX_REFUSED = 20  # fp16 steps in a row that the scaler may skip while it looks for a scale
 
 
 def train(
     run: Run,
     accelerator: Accelerator,
-    trainee: Trainee,
+    trained: Trained,
     teacher: Frozen | CachedTeacher | None,
     task: BaseTask,
     train_part: Part,
@@ -38,14 +35,12 @@ def train(
     log: Log,
     wanted: str = "auto",
     stop: int | None = None,
-) -> Trained:
+) -> None:
     """Train `run` (lengths in steps) to its end, from the checkpoint that `wanted` says (trained.resume).
 
     A signal saves the step that was reached and ends in Interrupted; `stop` ends after that step, like a kill.
     """
-    trained = prepare(run, accelerator, trainee)
-    if accelerator.is_main_process:
-        check_space(run, trained)
+    trainee = trained.unwrapped()
     resume(run, accelerator, trained, log, wanted)
     log.start(trained.step, trained.scored)
     steps, frozen = run.train.count(), {n for n, p in trainee.named_parameters() if not p.requires_grad}
@@ -61,18 +56,19 @@ def train(
                     save(run, accelerator, trained)
                 signals.check(accelerator.device)
                 if trained.step >= (stop or steps):
-                    return trained
+                    return
                 in_train_mode(trainee, frozen)
                 if trainee.takes_turns():
                     take_turns(trainee, trained.step, frozen)
-                terms, figures = update(run, trained, batches, teacher, task, accelerator)
+                terms, figures = update(run, trained, batches, teacher, task, accelerator, log)
                 trained.step += 1
                 log.step()
                 if run.data.on_error == "skip":
                     count_unreadable(run, trained, loader, len(train_part), log)
                 if due(trained.step, run.train.log_every_steps, steps):
                     losses = {f"loss/{name}": value for name, value in mean_over_ranks(terms).items()}
-                    log.write(trained.step, {**losses, **figures, "data/replaced": trained.unreadable.count})
+                    counts = {"data/replaced": trained.unreadable.count, "train/left_out": trained.left_out}
+                    log.write(trained.step, {**losses, **figures, **counts})
         except signals.Interrupted as interrupted:
             log.sync()
             save(run, accelerator, trained)
@@ -87,89 +83,72 @@ def update(
     teacher: Frozen | CachedTeacher | None,
     task: BaseTask,
     accelerator: Accelerator,
+    log: Log,
 ) -> tuple[Terms, dict[str, float]]:
-    """One optimiser step over `accumulate` micro-batches: the mean of each loss term, and the step's figures."""
-    started, waited, n_clips = time.perf_counter(), 0.0, 0
-    figures = set_learning_rates(run, trained)
-    sums: Terms = {}
+    """One optimiser step over `accumulate` micro-batches: the mean of each loss term, and the step's figures.
+
+    No terms for a step that was left out (train.on_nonfinite: skip).
+    """
+    started, waited, n_clips, device = time.perf_counter(), 0.0, 0, accelerator.device
+    figures, before = stepping.set_learning_rates(run, trained), stepping.statistics(run, trained)
+    pulling = run.log.gradients and due(trained.step + 1, run.train.log_every_steps, run.train.count())
+    sums, pulls, k = Sums(), Sums(), run.train.accumulate
     guard = Guard(run.out_dir)
-    for micro in range(run.train.accumulate):
+    for micro in range(k):
         asked = time.perf_counter()
-        batch = next(batches).to(accelerator.device)
+        loaded = next(batches)
         waited += time.perf_counter() - asked
-        n_clips += len(batch.label)
-        address = (run.seed, trained.step * run.train.accumulate + micro, accelerator.process_index)
+        n_clips += len(loaded.label)
+        address = (run.seed, trained.step * k + micro, accelerator.process_index)
         torch.manual_seed(clips.mixed_seed(*address))  # dropout and noise are addressed, not consumed
-        batch = mixing.mix(batch, run.data.augment, task.num_outputs(), clips.generator(*address, 1))
+        batch = mixed(run, task, loaded, address, device)
         with accelerator.accumulate(trained.trainee):
             with accelerator.autocast():
                 seen = None if teacher is None else teach(teacher, batch)
                 student, distilled = trained.trainee(batch, seen)
             supervised = task.losses(batch, student)
             terms = distiller.losses(run, trained.step, supervised, distilled)
-            if run.log.gradients and due(trained.step + 1, run.train.log_every_steps, run.train.count()):
-                pulls = distiller.weighted(run, trained.step, supervised, distilled)
-                norms = distiller.gradient_norms(pulls, trained.unwrapped().student)
-                figures |= {f"grad/{name}": norm for name, norm in norms.items()}
+            if pulling:
+                pull = distiller.weighted(run, trained.step, supervised, distilled)
+                pulls.add(distiller.gradients(pull, trained.unwrapped().student))
             accelerator.backward(terms["total"])
-            guard.add(batch, seen, terms)
-            sums = {name: sums.get(name, 0.0) + term.detach().float() for name, term in terms.items()}
+            guard.add(batch.clip, partial(mixed, run, task, loaded, address, device), seen, terms)
+            sums.add(terms)
             if accelerator.sync_gradients:
-                figures |= (norms := clip(run, trained, accelerator))
+                norms = stepping.clip(run, trained, accelerator)
                 # fp16 overflows now and then; its scaler skips such a step by itself
-                guard.check(trained.step + 1, norms if accelerator.scaler is None else {}, accelerator.device)
-                step_optimizers(trained, accelerator)
-    if trained.ema is not None:
-        trained.ema.update_parameters(trained.unwrapped().student)
+                wrong = guard.check(trained.step + 1, norms if accelerator.scaler is None else {}, device)
+                if wrong:
+                    stepping.leave_out(run, trained, accelerator.scaler, wrong, before)
+                    log.say(f"left out: {wrong}")
+                    sums, pulls = Sums(), Sums()
+                else:
+                    stepping.update(trained, accelerator.scaler)
+                    figures |= norms
     seconds = time.perf_counter() - started
     trained.seconds += seconds
     figures["time/step_s"] = seconds
     figures["time/data_share"] = waited / seconds
     figures["time/clips_per_s"] = n_clips * accelerator.num_processes / seconds
-    return {name: total / run.train.accumulate for name, total in sums.items()}, figures
+    figures |= {f"grad/{name}": float((averaged(pull) / k).norm()) for name, pull in pulls.items()}
+    return {name: total / k for name, total in sums.items()}, figures
+
+
+class Sums(Terms):
+    """Of every term, over micro-batches, in float32."""
+
+    def add(self, terms: Terms) -> None:
+        for name, term in terms.items():
+            self[name] = self[name] + term.detach().float() if name in self else term.detach().float()
+
+
+def mixed(run: Run, task: BaseTask, loaded: ClipBatch, address: tuple[int, ...], device: torch.device) -> ClipBatch:
+    """A batch as the networks see it: on the device, mixed as its address says."""
+    return mixing.mix(loaded.to(device), run.data.augment, task.num_outputs(), clips.generator(*address, 1))
 
 
 def teach(teacher: Frozen | CachedTeacher, batch: ClipBatch) -> View:
     return teacher.replay(batch) if isinstance(teacher, CachedTeacher) else teacher(batch.seen_by("teacher"))
-
-
-def set_learning_rates(run: Run, trained: Trained) -> dict[str, float]:
-    rates = {}
-    for name, optimizer in trained.optimizers.items():
-        section = run.optim_methods if name == "methods" and run.optim_methods else run.optim
-        rates[f"optim/lr_{name}"] = optim.learning_rate(section, trained.step, run.train.count())
-        optim.set_learning_rate(optimizer, rates[f"optim/lr_{name}"])
-    return rates
-
-
-def clip(run: Run, trained: Trained, accelerator: Accelerator) -> dict[str, float]:
-    """Clip each optimiser's gradients as its section says; their norms before that."""
-    norms = {}
-    for name, optimizer in trained.optimizers.items():
-        section = run.optim_methods if name == "methods" and run.optim_methods else run.optim
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if accelerator.scaler is not None:
-            accelerator.scaler.unscale_(optimizer)
-        if section.max_grad_value is not None:
-            nn.utils.clip_grad_value_(parameters, section.max_grad_value)
-        norms[f"optim/grad_norm_{name}"] = float(
-            nn.utils.clip_grad_norm_(parameters, section.max_grad_norm or math.inf)
-        )
-    return norms
-
-
-def step_optimizers(trained: Trained, accelerator: Accelerator) -> None:
-    """Step every optimiser, and the fp16 scale once for all of them; DivergedError if it refuses step after step."""
-    scaler = accelerator.scaler
-    for optimizer in trained.optimizers.values():
-        optimizer.step() if scaler is None else scaler.step(optimizer)
-        optimizer.zero_grad()
-    if scaler is not None:
-        before = scaler.get_scale()
-        scaler.update()
-        trained.refused = trained.refused + 1 if scaler.get_scale() < before else 0
-        if trained.refused > MAX_REFUSED:
-            raise DivergedError(f"step {trained.step + 1}: fp16 overflowed {trained.refused} times in a row; use bf16")
 
 
 def count_unreadable(run: Run, trained: Trained, loader: Loader, videos: int, log: Log) -> None:
