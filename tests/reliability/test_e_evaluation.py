@@ -1,11 +1,15 @@
 """E: every video scored once on any number of processes, the same to the last integer; scoring changes no training."""
 
 import json
+import os
+import subprocess
+import sys
 from itertools import product
 
 import pytest
 import torch
 
+from conftest import REPOSITORY
 from reliability import runs
 from small_run import SMALL, losses, same, weights
 from vidkd import config_file, distiller, evaluate, evaluation, score, train
@@ -13,6 +17,8 @@ from vidkd.config import TestViews
 from vidkd.data import clips, index
 from vidkd.data.index import Part
 from vidkd.types import View
+
+METHODS = "[{kind: logits}, {kind: reliability.turns}]"
 
 
 class Gathered(Exception):
@@ -27,8 +33,17 @@ def frames_of(video, indices, data):
     return frames[wanted], {i: place for place, i in enumerate(wanted)}
 
 
-@pytest.mark.parametrize(("clip_count", "crops"), [(1, 1), (3, 1), (2, 3)])
-def test_e1_any_number_of_processes_scores_alike(make, root, monkeypatch, clip_count, crops):
+EVERY = (range(1, 14), range(1, 6))  # numbers of videos, sizes of batches
+
+
+@pytest.mark.parametrize(
+    ("clip_count", "crops", "counts", "sizes"),
+    [
+        *((1, 1, (1, 2, 3, 5, 13), (1, 5)), (3, 1, (1, 2, 3, 5, 13), (1, 5)), (2, 3, (1, 2, 3, 5, 13), (1, 5))),
+        *(pytest.param(clips, 1, *EVERY, marks=pytest.mark.slow) for clips in (1, 3)),
+    ],
+)
+def test_e1_any_number_of_processes_scores_alike(make, root, monkeypatch, clip_count, crops, counts, sizes):
     run = make("run", "methods=[]", "teacher=null", "student.name=tiny4")
     views = TestViews(clips=clip_count, crops=crops)
     torch.manual_seed(0)
@@ -58,18 +73,29 @@ def test_e1_any_number_of_processes_scores_alike(make, root, monkeypatch, clip_c
         monkeypatch.setattr(evaluation, "gather_objects", lambda rows: sent)
         return evaluation._once_each(sent[0], part)
 
-    for count in (1, 2, 3, 5, 13):
+    for count in counts:
         part = Part(whole.root, whole.table.slice(0, count), whole.labels)
         one = scored(part, 1, 8)
         figures = task.results(one)
         assert one.ids == part.names() and len(set(one.ids)) == count
-        for world, size in product((1, 2, 3, 4), (1, 5)):
+        for world, size in product((1, 2, 3, 4), sizes):
             many = scored(part, world, size)
             assert many.ids == one.ids and torch.equal(many.label, one.label)
             for key in one.kept:
-                torch.testing.assert_close(many.kept[key], one.kept[key], rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(many.kept[key], one.kept[key], rtol=0, atol=1e-6)
             again = task.results(many)
             assert all(again[k] == v for k, v in figures.items() if isinstance(v, int | list))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_e1_the_test_videos_of_ucf101_are_shared_out_once_each(make, root, world):
+    part = index.read(root).part("split1", "test")
+    table = part.table.take([i % len(part) for i in range(3783)])
+    many, data = Part(part.root, table, part.labels.take([0] * 3783)), make("run").data
+    for size in range(1, 6):
+        dealt = [clips.test_loader(many, data, {}, size, rank, world).batch_sampler for rank in range(world)]
+        assert sorted(key for batches in dealt for batch in batches for key in batch) == [(0, i) for i in range(3783)]
+        assert all(len(batch) <= size for batches in dealt for batch in batches)
 
 
 def test_e2_a_video_that_is_missing_or_there_twice_is_an_error(root):
@@ -84,7 +110,9 @@ def test_e2_a_video_that_is_missing_or_there_twice_is_an_error(root):
 
 
 def test_e3_evaluation_changes_no_training(make):
-    never, always = make("never"), make("always", "data.val=val", "train.eval_every={steps: 1}")
+    """With dropout, batch statistics and an average, all of which an evaluation could touch."""
+    norm = (f"methods={METHODS}", "student.name=small_r3d", "student.options={width: 4}", "train.ema=0.9")
+    never, always = make("never", *norm), make("always", *norm, "data.val=val", "train.eval_every={steps: 1}")
     train.train(never)
     train.train(always)
     assert losses(never) == losses(always)
@@ -124,12 +152,27 @@ def test_e4_a_checkpoint_is_evaluated_as_the_run_that_ended_with_it(make, tmp_pa
 
 
 @pytest.mark.slow
-def test_e4_what_two_processes_scored_together_the_exported_student_scores_alone(root, tmp_path):
+def test_e4_a_fresh_process_gives_the_same_figures(make, tmp_path):
+    run = make("run")
+    outcome = train.train(run)
+    command = [sys.executable, "-m", "vidkd.evaluate", str(run.out_dir), "--student-only", "--out", str(tmp_path / "a")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=env)
+    assert done.returncode == 0, done.stderr
+    again = json.loads((tmp_path / "a" / "results.json").read_text())["student"]
+    assert again["confusion"] == outcome["student"]["confusion"] and again["top1"] == outcome["student"]["top1"]
+    written = (folder / "student_predictions.csv" for folder in (tmp_path / "a", run.out_dir))
+    assert len({path.read_bytes() for path in written}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_e4_what_many_processes_scored_together_the_exported_student_scores_alone(root, tmp_path, world):
     """Batch statistics drift apart between processes: it is one network that is scored and exported."""
-    out = tmp_path / "two"
+    out = tmp_path / "many"
     norm = ("student.name=small_r3d", "student.options={width: 4}", "data.augment.mixup_alpha=0")
-    both = runs.ranks(root, out, 2, *norm, base=SMALL)
-    assert [rank.end() for rank in both] == [0, 0], both[0].said()
+    many = runs.ranks(root, out, world, *norm, "train.batch_size=12", "train.steps=2", base=SMALL)
+    assert [rank.end() for rank in many] == [0] * world, many[0].said()
     own = config_file.load(evaluate.own_config(out))
     again = evaluate.evaluate(own, out, "test", tmp_path / "again", student_only=True)
     there = json.loads((out / "results.json").read_text())["student"]

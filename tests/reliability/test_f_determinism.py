@@ -1,15 +1,19 @@
 """F: the same seed gives the same bits, however many workers load and whoever draws random numbers beside it."""
 
 import json
+import os
 import random
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from reliability import golden
-from small_run import losses, same, weights
-from vidkd import train
+from reliability import golden, runs
+from small_run import SMALL, losses, same, weights
+from vidkd import train, trainer
 from vidkd.data import clips
 
 DROPOUT = ("methods=[{kind: logits}, {kind: reliability.turns}]", "data.augment.color_jitter=0.4")
@@ -38,6 +42,37 @@ def test_f3_another_seed_is_another_run(make):
     for run in (one, two, three):
         train.train(run, stop=2)
     assert len({tuple(losses(run)) for run in (one, two, three)}) == 3
+
+
+def noting(folder: Path) -> None:
+    """Every process writes down its noise and its clips of each step, and its weights when it has ended."""
+    mine, update, manual_seed = os.environ["RANK"], trainer.update, torch.manual_seed
+    noise: list[int] = []
+
+    def seeded(seed):
+        noise.append(int(seed))
+        return manual_seed(seed)
+
+    def updating(run, state, *args):
+        torch.manual_seed = seeded
+        made = update(run, state, *args)
+        torch.manual_seed = manual_seed
+        save_file(
+            {name: t.clone() for name, t in state.unwrapped().state_dict().items()}, folder / f"{mine}.safetensors"
+        )
+        (folder / f"{mine}.json").write_text(json.dumps(noise))
+        return made
+
+    trainer.update = updating
+
+
+@pytest.mark.slow
+def test_f3_processes_draw_their_own_noise_and_train_one_model(root, tmp_path):
+    both = runs.ranks(root, tmp_path / "run", 2, "train.steps=3", base=SMALL, before=partial(noting, tmp_path))
+    assert [rank.end() for rank in both] == [0, 0], both[0].said()
+    one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert len(one) == len(two) == 3 and len({*one, *two}) == 6
+    same(*(load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)), rtol=0, atol=0)
 
 
 def test_f4_the_golden_losses(root, tmp_path):
