@@ -79,12 +79,19 @@ def save(folder: Path, step: int, groups: Groups, state: dict[str, Any], keep: i
 
 
 def seconds_to_write(folder: Path, tensors: Mapping[str, Tensor]) -> float:
-    """How long it takes to have `tensors` on the disk of `folder`; they are deleted again."""
+    """How long it takes to have `tensors` on the disk of `folder`; they are deleted again. DataError if it cannot."""
     started, partial = time.monotonic(), folder / ".tmp-timed"
-    _write(partial, safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
-    seconds = time.monotonic() - started
-    partial.unlink()
-    return seconds
+    content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    try:
+        _write(partial, content)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: {len(content):,} bytes could not be written ({error.strerror}), and a checkpoint of this run "
+            "has more; mend that, or choose another disk with out=..."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return time.monotonic() - started
 
 
 def newest(folder: Path) -> tuple[Saved, list[str]] | None:
