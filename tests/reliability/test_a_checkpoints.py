@@ -93,15 +93,22 @@ def killed_in_call(name: str, number: int) -> None:
     setattr(checkpoint, name, dying)
 
 
-# Inside the weights of the second save; between its weights and its manifest; between its rename and its pruning.
+# Inside the weights of the second save, and between its rename and its pruning; then in each of its other calls. Its
+# files are the sixth to the tenth that are written, the manifest the eleventh; its folder is flushed before its rename
+# and the one above it after that.
 @pytest.mark.parametrize(
-    ("name", "number"), [("_write", 7), pytest.param("_write", 11, marks=pytest.mark.slow), ("sync_folder", 4)]
+    ("name", "number"),
+    [
+        *(("_write", 7), ("sync_folder", 4)),
+        *(pytest.param("_write", number, marks=pytest.mark.slow) for number in (6, 8, 9, 10, 11)),
+        pytest.param("sync_folder", 3, marks=pytest.mark.slow),
+    ],
 )
 def test_a2_a_kill_inside_a_save_costs_that_save_at_most(root, tmp_path, whole, name, number):
     out = tmp_path / "run"
     run = runs.start(root, out, before=partial(killed_in_call, name, number))
     assert run.end() == -signal.SIGKILL
-    assert newest_step(out / "checkpoints") == (4 if name == "sync_folder" else 2)
+    assert newest_step(out / "checkpoints") == (4 if (name, number) == ("sync_folder", 4) else 2)
     again = runs.run(root, out)
     assert again.process.exitcode == 0, again.said()
     assert runs.left(out) == whole
