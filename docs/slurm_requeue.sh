@@ -18,7 +18,7 @@ srun python -m torch.distributed.run \
     --nnodes="$SLURM_JOB_NUM_NODES" --nproc_per_node="$processes" \
     --rdzv_backend=c10d --rdzv_endpoint="$head:$((20000 + SLURM_JOB_ID % 10000))" --rdzv_id="$SLURM_JOB_ID" \
     --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout=100 \
-    -m vidkd.train "$@" &
+    -m vidkd.train "$@" train.grace_s=100 &
 job=$!
 
 asked=

@@ -1,20 +1,25 @@
 """B, under the launchers: a process that dies ends the job with its name; a signal to the launcher loses nothing."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 
 from conftest import REPOSITORY
 from reliability import runs
 from small_run import KD, SMALL, lines, same, tensors
-from vidkd import checkpoint
+from vidkd import checkpoint, config_file, distiller, evaluation, stepping, trained, trainer
+from vidkd.errors import ConfigError
+from vidkd.log import Log
 
 TORCHRUN = ("torch.distributed.run", "--nproc_per_node=2", "--standalone")
 PLAIN = "data.augment.mixup_alpha=0"  # mixing is drawn by process
@@ -76,6 +81,61 @@ def test_b4_a_process_that_dies_ends_the_job_and_is_named(job: Job):
     assert "rank      : 1" in said and "Signal 9 (SIGKILL)" in said
 
 
+def test_b3_a_grace_too_short_for_a_save_is_said_at_the_start(make, monkeypatch, capsys):
+    run = make("run", "train.ema=0.9", "optim.kind=sgd")
+    state = trained.prepare(run, Accelerator(cpu=True), distiller.build(run, 4)[0])
+    log = Log(run, run.out_dir, main=True)
+    run.out_dir.mkdir()
+    trained.check_grace(run, state, log)
+    assert capsys.readouterr().out == ""  # a network of a few hundred weights is written at once
+    assert list(run.out_dir.iterdir()) == []
+    write = checkpoint._write
+
+    def slow(path: Path, content: bytes) -> dict:
+        time.sleep(0.2)
+        return write(path, content)
+
+    monkeypatch.setattr(checkpoint, "_write", slow)
+    short = run.model_copy(update={"train": run.train.model_copy(update={"grace_s": 1.1})})
+    trained.check_grace(short, state, log)  # weights, momentum and average: 0.6 s and more, twice
+    said = capsys.readouterr().out
+    assert "a checkpoint takes about 0." in said and "train.grace_s is 1.1" in said and "--shutdown-timeout" in said
+    assert list(run.out_dir.iterdir()) == []
+
+
+def test_b3_the_recipe_gives_the_run_the_grace_that_it_says():
+    text = (REPOSITORY / "docs" / "slurm_requeue.sh").read_text()
+    (given,) = re.findall(r"--shutdown-timeout=(\d+)", text)
+    assert config_file.load(KD, re.findall(r"train\.grace_s=\d+", text)).train.grace_s == float(given)
+    (warned,) = re.findall(r"--signal=B:USR1@(\d+)", text)
+    assert float(warned) > float(given)
+
+
+def test_accelerate_launch_that_was_asked_for_two_processes_and_starts_one_is_refused(make, monkeypatch):
+    run = make("run")
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # of another tool: no reason to refuse anything
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    trained.make_accelerator(run)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    with pytest.raises(
+        ConfigError, match=r"asked for more than one process and started one.*torchrun --nproc_per_node"
+    ):
+        trained.make_accelerator(run)
+
+
+@pytest.mark.slow
+def test_accelerate_launch_itself_is_refused(root: Path, tmp_path: Path):
+    """That the launcher of today leaves what the test above says it does."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "vidkd.train"]
+    command += [str(KD), *SMALL, f"data.root={root}", f"out={tmp_path / 'run'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode != 0
+    assert "asked for more than one process and started one" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_b3_a_signal_to_the_launcher_saves_and_the_same_command_goes_on(job: Job, root: Path):
     job.wait_for_step(3)
@@ -90,6 +150,68 @@ def test_b3_a_signal_to_the_launcher_saves_and_the_same_command_goes_on(job: Job
     assert again.end(120) != 0
     assert f"resumed from step {reached}" in again.log.read_text()
     assert checkpoint.newest(job.out / "checkpoints")[0].step == lines(job.out)[-1]["step"] > reached
+
+
+SCORED = (*SMALL, "data.val=val", "train.eval_every={steps: 3}")
+
+
+def dies(rank: str, place: str, how: int) -> None:
+    """Have process `rank` send itself the signal `how` in the third step, inside a save, or before it hands on what it
+    has scored."""
+    if os.environ["RANK"] != rank:
+        trained.PATIENCE_S = 5  # for the one that waits
+        return
+    owner, name = {"step": (stepping, "clip"), "save": (checkpoint, "_write"), "wait": (trained, "save"),
+                   "gather": (evaluation, "gather_objects")}[place]  # fmt: skip
+    real, calls = getattr(owner, name), 0
+
+    def dying(*args, **kwargs):
+        nonlocal calls
+        calls += place != "save" or "checkpoints" in args[0].parts
+        if calls == (1 if place == "gather" else 3):
+            os.kill(os.getpid(), how)
+        return real(*args, **kwargs)
+
+    setattr(owner, name, dying)
+    if place == "wait":
+        trainer.save = dying
+
+
+@pytest.fixture(scope="module")
+def two(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What a run of two processes leaves when nothing happens to it."""
+    out = tmp_path_factory.mktemp("two") / "run"
+    both = runs.ranks(root, out, 2, base=SCORED)
+    assert [rank.end() for rank in both] == [0, 0], both[0].said()
+    return runs.left(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rank", "place"), [("1", "step"), ("0", "save"), ("1", "wait"), ("0", "gather"), ("1", "gather")]
+)
+def test_b4_no_process_waits_for_a_dead_one_and_nothing_is_lost(root, tmp_path, two, rank, place):
+    out = tmp_path / "run"
+    both = runs.ranks(root, out, 2, base=SCORED, before=partial(dies, rank, place, signal.SIGKILL))
+    assert both[int(rank)].end() == -signal.SIGKILL
+    died = time.monotonic()
+    assert both[1 - int(rank)].end() not in (0, None)
+    assert time.monotonic() - died < 30
+    again = runs.ranks(root, out, 2, base=SCORED)
+    assert [rank.end() for rank in again] == [0, 0], again[0].said()
+    assert runs.left(out) == two
+
+
+@pytest.mark.slow
+def test_b4_a_process_that_stands_still_is_not_waited_for_for_ever(root, tmp_path):
+    both = runs.ranks(root, tmp_path / "run", 2, "data.timeout_s=2", base=SCORED,
+                      before=partial(dies, "1", "step", signal.SIGSTOP))  # fmt: skip
+    both[0].wait_for_step(2)
+    stood = time.monotonic()
+    assert both[0].end() != 0
+    assert time.monotonic() - stood < 60
+    both[1].signal(signal.SIGKILL)
+    assert both[1].end() == -signal.SIGKILL
 
 
 @pytest.mark.slow

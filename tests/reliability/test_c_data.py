@@ -38,8 +38,8 @@ def trouble(kind: str) -> None:
     def troubled(path: Path, decoder: str):
         if path.name == VICTIM and kind == "hangs":
             ctypes.PyDLL(None).sleep(120)
-        if path.name == VICTIM and kind == "dies":
-            os.kill(os.getpid(), signal.SIGSEGV)
+        if path.name == VICTIM and kind in ("SIGSEGV", "SIGKILL"):
+            os.kill(os.getpid(), signal.Signals[kind])
         return opened(path, decoder)
 
     clips.open_video = troubled
@@ -96,8 +96,9 @@ def test_c4_a_clip_that_hangs_is_named(root, tmp_path):
     assert "silent for 3" in run.said() and f"it was reading: {Path(VICTIM).stem}" in run.said()
 
 
-def test_c5_a_worker_that_dies_is_an_error_that_names_its_clip(root, tmp_path):
-    run = runs.run(root, tmp_path / "run", base=PLAIN, before=partial(trouble, "dies"))
+@pytest.mark.parametrize("how", ["SIGSEGV", pytest.param("SIGKILL", marks=pytest.mark.slow)])
+def test_c5_a_worker_that_dies_is_an_error_that_names_its_clip(root, tmp_path, how):
+    run = runs.run(root, tmp_path / "run", base=PLAIN, before=partial(trouble, how))
     assert run.process.exitcode == 2
     assert f"it was reading: {Path(VICTIM).stem}" in run.said() and "a loader worker died" in run.said()
     assert "Traceback" not in run.said()
