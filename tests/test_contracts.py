@@ -190,6 +190,8 @@ def test_a_weight_for_no_term_is_found_before_the_first_step():
     wrong = run.model_copy(update={"task": run.task.model_copy(update={"weights": {"lable": 1.0}})})
     with pytest.raises(ConfigError, match=r"task.weights: no loss term 'lable'"):
         distiller.check_weights(wrong, trainee, task)
+    with pytest.raises(ConfigError, match=r"(?s)'lable'.*'kdd'"):  # all at once
+        distiller.check_weights(wrong.model_copy(update={"methods": (method,)}), trainee, task)
 
 
 def test_two_methods_of_one_kind_keep_their_terms_apart():

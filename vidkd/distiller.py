@@ -121,13 +121,16 @@ def build(run: Run, num_classes: int) -> tuple[Trainee, Frozen | None, list[str]
 
 
 def check_weights(run: Run, trainee: Trainee, task: BaseTask) -> None:
-    """ConfigError for a weight of a term that the task, or a method, says it does not have; it lists the terms."""
+    """ConfigError for all weights of terms that the task, or a method, says it does not have; it lists the terms."""
     sections: list[tuple[str, Weighted, list[str] | None]] = [("task", run.task, task.terms())]
     for i, (section, method) in enumerate(zip(run.methods, trainee.each_method(), strict=True)):
         sections.append((f"methods.{i}", section, method.terms()))
+    mistakes = Mistakes()
     for where, section, terms in sections:
-        if terms is not None:
-            _known(where, section, terms)
+        with mistakes.noted():
+            if terms is not None:
+                _known(where, section, terms)
+    mistakes.raise_any()
 
 
 def losses(run: Run, step: int, supervised: Terms, distilled: Terms) -> Terms:
