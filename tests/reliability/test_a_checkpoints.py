@@ -171,15 +171,24 @@ def test_a3_a_diverged_run_pushes_no_good_checkpoint_out(tmp_path):
     assert newest_step(tmp_path) == 1
 
 
+def killed_after_save(step: int) -> None:
+    """SIGKILL for this process and its group as soon as the checkpoint of `step` is whole."""
+    real = checkpoint.save
+
+    def save_and_die(folder, of_step, *args, **how):
+        path = real(folder, of_step, *args, **how)
+        if of_step == step:
+            os.killpg(os.getpid(), signal.SIGKILL)
+        return path
+
+    checkpoint.save = save_and_die
+
+
 @pytest.fixture(scope="module")
 def halfway(root, tmp_path_factory):
-    """A run that was killed after its checkpoint of step 4."""
+    """A run that was killed right after its checkpoint of step 4."""
     out = tmp_path_factory.mktemp("halfway") / "run"
-    run = runs.start(root, out)
-    run.wait_for((out / "checkpoints" / "step00000004").exists)
-    run.signal(signal.SIGKILL)
-    run.end()
-    shutil.rmtree(out / "checkpoints" / "step00000006", ignore_errors=True)
+    assert runs.run(root, out, before=partial(killed_after_save, 4)).process.exitcode == -signal.SIGKILL
     return out
 
 
