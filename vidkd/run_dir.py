@@ -52,7 +52,7 @@ def claim(run: Run, resume: str) -> IO[str]:
     if mine and resume == "never":
         _clear(out)
     elif mine:
-        if checkpoint.complete(out / "checkpoints") or (out / "results.json").exists():
+        if begun(out):
             same_run(run, config_file.load(out / "config.yaml"), out)
         if resume == "auto":
             _not_lost(out)
@@ -70,14 +70,48 @@ def same_inputs(out: Path, inputs: dict[str, Any]) -> None:
     ConfigError if it has come further than its start and they are others now: it would be neither the old run nor a
     new one.
     """
+    if begun(out) and (changed := changed_inputs(out, inputs)):
+        raise ConfigError(f"{out}: {' and '.join(changed)} changed since this run began; --resume never starts it anew")
+    checkpoint.write_atomic(out / "inputs.json", json.dumps(inputs, indent=1).encode())
+
+
+def begun(out: Path) -> bool:
+    """Whether the run in `out` has come further than its start."""
+    return bool(checkpoint.complete(out / "checkpoints")) or (out / "results.json").exists()
+
+
+def changed_inputs(out: Path, inputs: dict[str, Any]) -> list[str]:
+    """Which of `inputs` are not what the run in `out` was started with; none where it did not remember any."""
     path = out / "inputs.json"
-    if path.exists() and (checkpoint.complete(out / "checkpoints") or (out / "results.json").exists()):
-        there = json.loads(path.read_text(encoding="utf-8"))
-        if changed := sorted(key for key in inputs if there.get(key) != inputs[key]):
-            raise ConfigError(
-                f"{out}: {' and '.join(changed)} changed since this run began; --resume never starts it anew"
-            )
-    checkpoint.write_atomic(path, json.dumps(inputs, indent=1).encode())
+    if not path.exists():
+        return []
+    there = json.loads(path.read_text(encoding="utf-8"))
+    return sorted(key for key in inputs if there.get(key) != inputs[key])
+
+
+def set_aside(out: Path, reason: str) -> Path:
+    """Give the run in `out` another name beside it, with `reason` in why_aside.txt, so that a new one may take its
+    place and nothing is lost. ConfigError while a process writes to it."""
+    if held := in_use(out):
+        raise ConfigError(f"{out}: in use by {held}")
+    checkpoint.write_atomic(out / "why_aside.txt", f"{reason}\n".encode())
+    number = 1
+    while (aside := out.with_name(f"{out.name}.aside{number}")).exists():
+        number += 1
+    return out.rename(aside)
+
+
+def in_use(out: Path) -> str:
+    """Which process writes to `out`; "" where none does."""
+    if not (out / ".lock").exists():
+        return ""
+    with (out / ".lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            return lock.read().strip() or "another process"
+    return ""
 
 
 def finished(out: Path) -> dict[str, Any] | None:

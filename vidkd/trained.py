@@ -19,12 +19,14 @@ import vidkd
 from vidkd import checkpoint, config_file, distributed, optim, run_dir
 from vidkd.config import Run
 from vidkd.data import decode
+from vidkd.data.index import Index, Part
 from vidkd.data.loading import Unreadable
 from vidkd.distiller import Trainee
 from vidkd.distributed import gather_objects
 from vidkd.errors import ConfigError, DataError
 from vidkd.log import Log
 from vidkd.models import weights
+from vidkd.section import in_steps
 from vidkd.taps import Tapped
 
 RESUME = ("auto", "never")  # or the path of a checkpoint
@@ -36,7 +38,7 @@ ON_CPU = (
 
 @dataclass
 class Trained:
-    """All the loop remembers. Everything here is in a checkpoint; everything else is a function of the step."""
+    """All the loop remembers. All that decides a result is in a checkpoint; the rest is a function of the step."""
 
     trainee: nn.Module  # Trainee, perhaps inside DDP
     optimizers: dict[str, torch.optim.Optimizer]  # "student", "methods"
@@ -50,6 +52,7 @@ class Trained:
     unreadable: Unreadable = field(default_factory=Unreadable)
     seconds: float = 0.0  # spent in steps, over all starts of the run
     refused: int = 0  # fp16 steps in a row that the scaler skipped, up to now
+    verdict: str = ""  # what held this start of the run up (bottleneck.py); in no checkpoint
 
     def student(self) -> Tapped:
         """The student that is evaluated: the averaged one where there is one."""
@@ -214,6 +217,22 @@ def _restore(accelerator: Accelerator, trained: Trained, found: checkpoint.Saved
     trained.seconds, trained.scored = state["seconds"], state["scored"]
     trained.best_value = -math.inf if state["best_value"] is None else state["best_value"]
     trained.unreadable = Unreadable(**state["unreadable"])
+
+
+def as_saved(run: Run, part: Part) -> Run:
+    """`run` as training on `part` saves it: with every length in steps."""
+    return in_steps(run, len(part) // run.train.batch_size)
+
+
+def inputs(run: Run, data_set: Index) -> dict[str, Any]:
+    """Checksums of what the configuration only names."""
+    sums: dict[str, Any] = {"data.root": data_set.checksum()}
+    for who, section in (("student", run.student), ("teacher", run.teacher)):
+        if section is not None and section.weights is not None:
+            sums[f"{who}.weights"] = weights.checksum(section.weights)
+    if run.teacher and run.teacher.weights and (kept := run.teacher.weights / weights.KEPT).is_file():
+        sums["teacher.weights methods"] = weights.checksum(kept)
+    return sums
 
 
 def save_kept(run: Run, trained: Trained) -> None:

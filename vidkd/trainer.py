@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vidkd import distiller, evaluation, optim, signals
+from vidkd import bottleneck, distiller, evaluation, optim, signals
 from vidkd.config import Run
 from vidkd.data import clips, mixing
 from vidkd.data.index import Part
@@ -18,6 +18,7 @@ from vidkd.distiller import Terms, Trainee
 from vidkd.distributed import broadcast_state, gather_objects, mean_over_ranks
 from vidkd.guard import DivergedError, Guard
 from vidkd.log import Log
+from vidkd.stopwatch import Stopwatch
 from vidkd.taps import Frozen
 from vidkd.tasks._base import BaseTask
 from vidkd.teacher_cache import CachedTeacher
@@ -50,6 +51,8 @@ def train(
     log.start(trained.step, trained.scored)
     steps, frozen = run.train.count(), {n for n, p in trainee.named_parameters() if not p.requires_grad}
     loader = train_loader(run, train_part, trained.step, accelerator, teacher)
+    trainee.watch = watch = Stopwatch(accelerator.device)
+    adviser = bottleneck.Adviser(run, accelerator.device, accelerator.num_processes, train_part, log.say)
     with signals.noted(), closing(iter(loader)) as batches:
         try:
             while True:
@@ -65,7 +68,7 @@ def train(
                 in_train_mode(trainee, frozen)
                 if trainee.takes_turns():
                     take_turns(trainee, trained.step, frozen)
-                terms, figures = update(run, trained, batches, teacher, task, accelerator)
+                terms, figures = update(run, trained, batches, teacher, task, accelerator, watch)
                 trained.step += 1
                 log.step()
                 if run.data.on_error == "skip":
@@ -73,6 +76,7 @@ def train(
                 if due(trained.step, run.train.log_every_steps, steps):
                     losses = {f"loss/{name}": value for name, value in mean_over_ranks(terms).items()}
                     log.write(trained.step, {**losses, **figures, "data/replaced": trained.unreadable.count})
+                    trained.verdict = adviser.hear(watch.means())
         except signals.Interrupted as interrupted:
             log.sync()
             save(run, accelerator, trained)
@@ -87,23 +91,26 @@ def update(
     teacher: Frozen | CachedTeacher | None,
     task: BaseTask,
     accelerator: Accelerator,
+    watch: Stopwatch,
 ) -> tuple[Terms, dict[str, float]]:
     """One optimiser step over `accumulate` micro-batches: the mean of each loss term, and the step's figures."""
-    started, waited, n_clips = time.perf_counter(), 0.0, 0
+    started, n_clips = time.perf_counter(), 0
     figures = set_learning_rates(run, trained)
     sums: Terms = {}
     guard = Guard(run.out_dir)
     for micro in range(run.train.accumulate):
-        asked = time.perf_counter()
-        batch = next(batches).to(accelerator.device)
-        waited += time.perf_counter() - asked
+        with watch("data"):
+            batch = next(batches).to(accelerator.device)
         n_clips += len(batch.label)
         address = (run.seed, trained.step * run.train.accumulate + micro, accelerator.process_index)
         torch.manual_seed(clips.mixed_seed(*address))  # dropout and noise are addressed, not consumed
         batch = mixing.mix(batch, run.data.augment, task.num_outputs(), clips.generator(*address, 1))
         with accelerator.accumulate(trained.trainee):
             with accelerator.autocast():
-                seen = None if teacher is None else teach(teacher, batch)
+                seen = None
+                if teacher is not None:
+                    with watch("teacher"):
+                        seen = teach(teacher, batch)
                 student, distilled = trained.trainee(batch, seen)
             supervised = task.losses(batch, student)
             terms = distiller.losses(run, trained.step, supervised, distilled)
@@ -111,20 +118,24 @@ def update(
                 pulls = distiller.weighted(run, trained.step, supervised, distilled)
                 norms = distiller.gradient_norms(pulls, trained.unwrapped().student)
                 figures |= {f"grad/{name}": norm for name, norm in norms.items()}
-            accelerator.backward(terms["total"])
+            with watch("backward"):
+                accelerator.backward(terms["total"])
             guard.add(batch, seen, terms)
             sums = {name: sums.get(name, 0.0) + term.detach().float() for name, term in terms.items()}
             if accelerator.sync_gradients:
-                figures |= (norms := clip(run, trained, accelerator))
-                # fp16 overflows now and then; its scaler skips such a step by itself
-                guard.check(trained.step + 1, norms if accelerator.scaler is None else {}, accelerator.device)
-                step_optimizers(trained, accelerator)
+                with watch("optimiser"):
+                    figures |= (norms := clip(run, trained, accelerator))
+                    # fp16 overflows now and then; its scaler skips such a step by itself
+                    guard.check(trained.step + 1, norms if accelerator.scaler is None else {}, accelerator.device)
+                    step_optimizers(trained, accelerator)
     if trained.ema is not None:
-        trained.ema.update_parameters(trained.unwrapped().student)
+        with watch("optimiser"):
+            trained.ema.update_parameters(trained.unwrapped().student)
+    spent = watch.lap()
     seconds = time.perf_counter() - started
     trained.seconds += seconds
-    figures["time/step_s"] = seconds
-    figures["time/data_share"] = waited / seconds
+    figures |= {f"time/{part}_s": s for part, s in {"step": seconds, **spent}.items()}
+    figures["time/data_share"] = spent["data"] / seconds
     figures["time/clips_per_s"] = n_clips * accelerator.num_processes / seconds
     return {name: total / run.train.accumulate for name, total in sums.items()}, figures
 
