@@ -5,7 +5,8 @@ from accelerate.state import AcceleratorState, GradientState
 
 import tiny_set
 from conftest import REPOSITORY
-from vidkd import bench, config_file, train
+from vidkd import config_file, train
+from vidkd.bench import grid
 
 
 @pytest.fixture(scope="module")
@@ -45,4 +46,4 @@ def test_it_trains_a_step_and_evaluates(shipped, clips_root, tmp_path):
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "bench").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_bench_is_valid(path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    assert bench.load(path).name == path.stem
+    assert grid.load(path).name == path.stem
