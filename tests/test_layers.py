@@ -23,7 +23,7 @@ LAYERS = [
     {"methods", "tasks"},
     {"config"},
     {"config_file"},
-    {"data", "distiller", "checkpoint"},
+    {"data", "distiller", "checkpoint", "card"},
     {"log", "run_dir", "export", "evaluation", "teacher_store"},
     {"teacher_cache", "preflight", "results", "trained", "guard", "outcome", "bottleneck"},
     {"trainer"},
