@@ -94,9 +94,8 @@ def update(
     watch: Stopwatch,
 ) -> tuple[Terms, dict[str, float]]:
     """One optimiser step over `accumulate` micro-batches: the mean of each loss term, and the step's figures."""
-    started, n_clips = time.perf_counter(), 0
+    started, n_clips, sums = time.perf_counter(), 0, Terms()
     figures = set_learning_rates(run, trained)
-    sums: Terms = {}
     guard = Guard(run.out_dir)
     for micro in range(run.train.accumulate):
         with watch("data"):
@@ -129,14 +128,12 @@ def update(
                     guard.check(trained.step + 1, norms if accelerator.scaler is None else {}, accelerator.device)
                     step_optimizers(trained, accelerator)
     if trained.ema is not None:
-        with watch("optimiser"):
-            trained.ema.update_parameters(trained.unwrapped().student)
+        trained.ema.update_parameters(trained.unwrapped().student)
     spent = watch.lap()
-    seconds = time.perf_counter() - started
-    trained.seconds += seconds
+    trained.seconds += (seconds := time.perf_counter() - started)
     figures |= {f"time/{part}_s": s for part, s in {"step": seconds, **spent}.items()}
-    figures["time/data_share"] = spent["data"] / seconds
-    figures["time/clips_per_s"] = n_clips * accelerator.num_processes / seconds
+    rate = n_clips * accelerator.num_processes / seconds
+    figures |= {"time/data_share": spent["data"] / seconds, "time/clips_per_s": rate}
     return {name: total / run.train.accumulate for name, total in sums.items()}, figures
 
 
