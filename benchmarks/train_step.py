@@ -12,7 +12,6 @@ own that takes three steps of one variant (resident on a CPU, allocated on a GPU
 import argparse
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -105,10 +104,12 @@ class Variant:
         return {part: figures.get(f"time/{part}_s", 0.0) for part in ("step", *PARTS)}
 
     def peak_mib(self) -> float:
-        """The most memory so far: of the device, or, on a CPU, of this process."""
+        """The most memory so far: of the device, or, on a CPU, of this process (its own: what getrusage says of a child
+        is at least what its parent held)."""
         if self.accelerator.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
 
 
 def measure(config: Path, variants: dict[str, list[str]], count: int, steps: int) -> dict[str, list[dict[str, float]]]:
