@@ -1,53 +1,83 @@
-"""Intervals over seeds and videos."""
+"""Two results side by side, or the reason why not."""
 
-import numpy as np
+import json
+
 import pytest
 
-from vidkd import compare
+import small_run
+import tiny_set
+from vidkd import cli, compare, config_file, evaluate, train
+from vidkd.errors import ConfigError, DataError
 
 
-def means(right):
-    """The accuracy of each seed of [seeds, videos] as a figure, and how many videos there are."""
-    return [lambda videos, own=own: float(own[videos].mean()) for own in right], right.shape[1]
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folders of a small and of a larger run on the same videos."""
+    base = tmp_path_factory.mktemp("compare")
+    root = tiny_set.make(base / "tiny", train=8, test=9)
+    folders = []
+    for name, network in (("small", "tiny4"), ("large", "tiny16")):
+        words = [f"data.root={root}", f"out={base / name}", f"student.name={network}", "teacher=null", "methods=[]",
+                 "data.augment.mixup_alpha=0"]  # fmt: skip
+        train.train(config_file.load(small_run.KD, [*small_run.SMALL, *words]))
+        folders.append(base / name)
+    return folders
 
 
-def test_certainty_has_no_width():
-    perfect, n = means(np.ones((3, 20)))
-    interval = compare.mean_interval(perfect, n)
-    assert (interval.mean, interval.low, interval.high) == (1, 1, 1)
-    same = compare.gain_interval(perfect, means(np.zeros((2, 20)))[0], n)
-    assert (same.mean, same.low, same.high) == (1, 1, 1)
+@pytest.fixture(scope="module")
+def three_views(two):
+    """The larger one, scored on three clips of each video."""
+    out = two[1] / "evaluate" / "three"
+    run = config_file.load(two[1] / "config.yaml", ["data.test_views.clips=3"])
+    evaluate.evaluate(run, two[1], "test", out, student_only=True)
+    return out
 
 
-def test_one_seed_gives_about_the_binomial_interval():
-    interval = compare.mean_interval(*means(np.repeat([1.0, 0.0], [300, 100])[None]))
-    half = 1.96 * np.sqrt(0.75 * 0.25 / 400)
-    assert interval.low == pytest.approx(0.75 - half, abs=0.01)
-    assert interval.high == pytest.approx(0.75 + half, abs=0.01)
+def test_a_result_has_nothing_over_itself(two, capsys):
+    assert compare.main([str(two[0]), str(two[0])]) == 0
+    said = capsys.readouterr().out
+    assert "B - A: +0.0 points [+0.0, +0.0] over 9 videos; may be chance" in said
+    assert "better on 0 videos, worse on 0" in said
 
 
-def test_pairing_by_video_narrows_a_gain():
-    rng = np.random.default_rng(0)
-    hard = rng.random(400) < 0.5
-    base = np.where(hard, 0.0, 1.0)[None].repeat(3, axis=0)
-    better = base.copy()
-    better[:, np.flatnonzero(hard)[:40]] = 1
-    gain = compare.gain_interval(means(better)[0], *means(base))
-    assert gain.mean == pytest.approx(0.1)
-    assert gain.low > 0.06
-    assert gain.high < 0.14
+def test_the_gain_is_the_difference_of_the_figures(two, capsys):
+    assert compare.main(list(map(str, two))) == 0
+    said = capsys.readouterr().out
+    small, large = (json.loads((f / "results.json").read_text())["student"]["top1"] for f in two)
+    assert f"B - A: {100 * (large - small):+.1f} points" in said
+    assert "tiny4" in said.splitlines()[0] and "tiny16" in said.splitlines()[1]
 
 
-def test_seeds_that_disagree_widen_the_interval():
-    steady = np.tile(np.repeat([1.0, 0.0], [50, 50]), (4, 1))
-    wild = np.stack([np.ones(100), np.zeros(100), np.ones(100), np.zeros(100)])
-    a, b = compare.mean_interval(*means(steady)), compare.mean_interval(*means(wild))
-    assert b.high - b.low > 2 * (a.high - a.low)
+def test_two_protocols_are_not_compared(two, three_views, capsys):
+    assert cli.run_main(compare.main, [str(two[0]), str(three_views)]) == 2
+    said = capsys.readouterr().err
+    assert "were not scored under one protocol:\n  clips: 3 there, 1 here\n" in said
+    assert said.count(" there, ") == 1  # the networks differ too, which is what is compared
+    assert compare.main([str(two[0]), str(three_views), "--allow", "clips"]) == 0
 
 
-def test_any_figure_will_do():
-    """A figure that is no mean over videos: the largest value drawn."""
-    values = np.arange(10.0)
-    interval = compare.mean_interval([lambda videos: float(values[videos].max())], 10)
-    assert (interval.mean, interval.high) == (9, 9)
-    assert 5 <= interval.low < 9
+def test_the_cheaper_side_is_scored_again(two, three_views, capfd):
+    assert compare.main([str(three_views), str(two[0]), "--reevaluate"]) == 0
+    said = capfd.readouterr().out
+    assert f"python -m vidkd.evaluate {two[0]}" in said
+    assert '"clips": 3' in said
+    assert "data.clip" not in said  # what is alike is left alone
+    again = json.loads((two[0] / "evaluate" / "as_evaluate_three" / "results.json").read_text())["student"]
+    assert again["protocol"]["clips"] == 3
+    assert "B - A: " in said
+
+
+def test_seeds_are_one_side(two, tmp_path, capsys):
+    for seed in (0, 1):
+        (tmp_path / f"seed{seed}").symlink_to(two[seed])
+    unlike = compare.read(tmp_path)
+    unlike[1].figures["protocol"]["crops"] = 3
+    with pytest.raises(DataError, match="not scored under one protocol"):
+        compare.compare(unlike, unlike, [])
+    assert compare.main([str(tmp_path), str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("2 seeds") == 2
+
+
+def test_what_is_no_result_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no results\.json; give the folder of a finished run"):
+        compare.read(tmp_path)

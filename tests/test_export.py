@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import vidkd
-from vidkd import config_file, export, models
+from vidkd import card, config_file, export, models
 from vidkd.errors import DataError, VidkdError
 
 CLASSES = ("archery", "piano", "surfing", "a, b|c")
@@ -321,7 +321,7 @@ class TestRefused:
 
 
 def _card():
-    return export.Card(
+    return card.Card(
         network="tiny16",
         options={},
         classes=CLASSES,

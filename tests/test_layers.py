@@ -8,18 +8,28 @@ import pytest
 LAYERS = [
     {"errors"},
     {"types", "section", "distributed", "registry"},
-    {"taps", "optim", "metrics", "signals", "annotations", "average_precision", "predictions_file"},
+    {
+        "taps",
+        "optim",
+        "metrics",
+        "signals",
+        "annotations",
+        "average_precision",
+        "predictions_file",
+        "intervals",
+        "stopwatch",
+    },
     {"models"},
     {"methods", "tasks"},
     {"config"},
     {"config_file"},
-    {"data", "distiller", "checkpoint", "compare"},
+    {"data", "distiller", "checkpoint", "card"},
     {"log", "run_dir", "export", "evaluation", "teacher_store"},
-    {"teacher_cache", "preflight", "results", "trained", "guard"},
+    {"teacher_cache", "preflight", "results", "trained", "guard", "outcome", "bottleneck"},
     {"stepping"},
     {"trainer"},
     {"cli", "timeline"},
-    {"train", "evaluate", "predict", "score", "bench", "report", "cache", "plan"},
+    {"train", "evaluate", "predict", "score", "bench", "report", "cache", "plan", "compare", "probe"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ROOT = Path(__file__).parent.parent / "vidkd"

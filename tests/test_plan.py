@@ -33,14 +33,19 @@ def test_sizes_adapters_and_hours(root):
     )
     assert re.search(r"feature_decoder +early 8 x 16 x 16 x 8 +input 8 x 48 x 48 x 3 +decoders \(per_frame\)", text)
     assert re.search(r"a step takes \d+\.\d\d s here \(.*teacher \d+ %.*\); 100 steps: ", text)
-    assert "with teacher.cache a step would take 0." in text
+    assert "with teacher.cache={views: 8} a step would take 0." in text
+    # 4 logits and 64 x 4 x 6 x 6 of the late map, in halves, of 8 views
+    assert "147,520 bytes a clip" in text
+    assert re.search(r"in 8 epochs; after these it has paid for itself, and this run has 17: it pays in this run", text)
 
 
 def test_when_a_cache_pays(root, tmp_path):
     cache = f"teacher.cache={{views: 20, dir: {tmp_path}}}"
     text = said(root, cache)
     assert "logits + late of 20 views of 24 clips" in text
-    assert re.search(r"as long as the live teacher in 20 epochs; this run has 17: it pays from the next run on", text)
+    assert re.search(
+        r"as long as the live teacher in 20 epochs; after these .* this run has 17: it pays from the next run on", text
+    )
     assert "it pays in this run" in said(root, cache, "train.steps=1000")
 
 

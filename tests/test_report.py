@@ -11,16 +11,18 @@ import pytest
 import torch
 
 import tiny_set
-from vidkd import bench, cli, config_file, log
+from vidkd import cli, config_file, log
+from vidkd.bench import grid, table
 from vidkd.config import Run
 from vidkd.data import index
 from vidkd.errors import ConfigError, DataError
 from vidkd.report import __main__ as report
-from vidkd.report import charts, material, page, svg
+from vidkd.report import cards, charts, material, page, svg
 from vidkd.results import write_predictions
 from vidkd.tasks import recognition
 from vidkd.tasks._base import Scored
 
+TIMES = {"time/step_s": 0.1, "time/data_s": 0.02, "time/student_s": 0.03, "time/backward_s": 0.04}
 COSTS = {"student": (11_000, 0.02, 900.0), "teacher": (340_000, 0.61, 41.0)}
 
 
@@ -76,7 +78,7 @@ def fake_run(out: Path, root: Path, skill: float, seed: int, *, teacher: bool) -
         noise = torch.rand(2, generator=rng).tolist()
         terms = {"loss/label": 2 / (1 + step / 60) + noise[0] / 4}
         terms |= {"loss/logits/kd": 3 / (1 + step / 30) + noise[1] / 3} if teacher else {}
-        lines.append({"step": step, **terms, "loss/total": sum(terms.values()), "time/step_s": 0.1})
+        lines.append({"step": step, **terms, "loss/total": sum(terms.values()), **TIMES})
     (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -99,7 +101,7 @@ ROWS = {"student alone": 0.9, "KD & <fmd>": 1.7, "weak": 0.8}
 
 def fake_bench(out: Path, root: Path, rows: dict[str, float], seeds: tuple[int, ...] = (0, 1, 2)) -> Path:
     """A finished bench: the first of the rows is the baseline; bench.json is written as vidkd.bench writes it."""
-    grid = bench.Bench.model_validate(
+    bench = grid.Bench.model_validate(
         {
             "name": "fake <grid>",
             "out": out,
@@ -109,17 +111,17 @@ def fake_bench(out: Path, root: Path, rows: dict[str, float], seeds: tuple[int, 
             "baseline": next(iter(rows)),
         }
     )
-    for cell in bench.cells(grid, grid.first):
+    for cell in grid.cells(bench, bench.first):
         fake_run(cell.out, root, 3.0, cell.seed, teacher=False)
-    for cell in bench.cells(grid, grid.rows):
-        fake_run(cell.out, root, rows[cell.row.name], cell.seed, teacher=cell.row.name != grid.baseline)
-    with patch.object(bench, "_speed", said_cost):
-        summary = {"bench": grid.model_dump(mode="json"), "rows": bench.rows_of(grid)}
+    for cell in grid.cells(bench, bench.rows):
+        fake_run(cell.out, root, rows[cell.row.name], cell.seed, teacher=cell.row.name != bench.baseline)
+    with patch.object(table, "speed", said_cost):
+        summary = {"bench": bench.model_dump(mode="json"), "rows": table.rows_of(bench)}
     (out / "bench.json").write_text(json.dumps(summary))
     return out
 
 
-def said_cost(cell: bench.Cell, _num_classes: int) -> dict:
+def said_cost(cell: grid.Cell, _num_classes: int) -> dict:
     """The cost that the fake run said, in place of a measurement."""
     return json.loads((cell.out / "results.json").read_text())["student"]["cost"]
 
@@ -175,6 +177,8 @@ def written(folder: Path) -> str:
 
 
 def test_a_bench_page_holds_every_section(own, capsys):
+    for path in own.glob("*/seed*"):
+        probed(path, {"as_is": 0.5, "shuffled": 0.4, "static": 0.3}, {24: 0.4})
     text = written(own)
     assert "left out" not in capsys.readouterr().out
     assert "Left out" not in text
@@ -294,13 +298,13 @@ def test_a_broken_bench_is_named(tmp_path, said):
 
 def test_folders_are_named_as_the_bench_names_them():
     for name in ("student alone", "KD & <fmd>", "112 px, 16 frames"):
-        assert material.slug(name) == bench.slug(name)
+        assert material.slug(name) == grid.slug(name)
 
 
 def test_commands_are_those_of_the_bench(made):
     m, text = material.read(made[0]), page.page(material.read(made[0]))[0]
-    grid = bench.Bench.model_validate(json.loads((made[0] / "bench.json").read_text())["bench"])
-    for cell in bench.cells(grid, grid.rows):
+    bench = grid.Bench.model_validate(json.loads((made[0] / "bench.json").read_text())["bench"])
+    for cell in grid.cells(bench, bench.rows):
         assert " ".join(svg.esc(o) for o in cell.overrides()) in text
     assert all(row.config in text for row in m.rows)
 
@@ -372,3 +376,53 @@ def test_long_curves_are_thinned():
 def test_read_is_what_log_reads(made):
     cell = material.read(made[0]).rows[0].cells[0]
     assert cell.metrics == log.read(cell.dir)
+
+
+def test_the_front_is_what_no_other_beats():
+    """By hand: b is dearer than a and worse; d is dearer than c and no better."""
+    places = {"a": (1, 0.5), "b": (2, 0.4), "c": (3, 0.7), "d": (4, 0.7)}
+    points = [charts.Point(name, "distilled", x, y) for name, (x, y) in places.items()]
+    assert [p.name for p in charts.front(points, "less")] == ["a", "c"]
+    assert [p.name for p in charts.front(points, "more")] == ["d"]
+    drawn = charts.scatter(points, "", "GMACs", "less")
+    assert drawn.count('class="front"') == 1
+
+
+def test_where_the_time_went_adds_up(made):
+    text = page.page(material.read(made[0]))[0]
+    assert text.count('class="part data"') == 1 + 4  # its key, and a bar for the teacher and every row
+    assert "data 0.02 s, student 0.03 s, backward 0.04 s, other 0.01 s" in text
+
+
+def probed(folder: Path, values: dict[str, float], sizes: dict[int, float]) -> None:
+    points = [{"time": t, "frames": 4, "size_px": 16, "primary": "top1", "top1": v, "own_size": True}
+              for t, v in values.items()]  # fmt: skip
+    points += [{"time": "as_is", "frames": 4, "size_px": px, "primary": "top1", "top1": v, "own_size": False}
+               for px, v in sizes.items()]  # fmt: skip
+    (folder / "probe.json").write_text(json.dumps({"weights_sha256": "0", "points": points}))
+
+
+def test_probes_say_how_much_of_the_gain_is_motion(own):
+    assert "Motion or appearance" not in written(own)
+    for seed in range(3):
+        alone = {"as_is": 0.40, "shuffled": 0.35, "static": 0.30}
+        probed(own / "student_alone" / f"seed{seed}", alone, {})
+        probed(own / "kd_fmd" / f"seed{seed}", {"as_is": 0.60, "shuffled": 0.45, "static": 0.35}, {24: 0.55})
+    text = written(own)
+    assert "Of the +20.0 points that KD &amp; &lt;fmd&gt; has over student alone, +10.0 are left" in text
+    assert "+5.0 when one stands still: about 75 % of the gain needs motion." in text
+    assert "4 frames of 16 px: 60.0%; 4 frames of 24 px: 55.0%" in text
+
+
+def test_gains_by_class_have_intervals(made):
+    text = page.page(material.read(made[0]))[0]
+    section = text[text.index("<h2>Gain by class</h2>") : text.index("<h2>Accuracy by class</h2>")]
+    assert section.count('<line class="whisker distilled"') == 3 * 4  # a line and two ends, for each of four classes
+    assert "right (10)" in section
+
+
+def test_every_section_of_single_clips_shows_one_seed(own):
+    (own / "kd_fmd" / "seed0" / "results.json").unlink()
+    m = material.read(own)
+    assert cards.shown(m).cell.seed == 1
+    assert cards.shown(m).said() == "Seed 1."

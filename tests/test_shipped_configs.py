@@ -5,7 +5,9 @@ from accelerate.state import AcceleratorState, GradientState
 
 import tiny_set
 from conftest import REPOSITORY
-from vidkd import bench, config_file, train
+from data_prep import __main__ as data_prep
+from vidkd import config_file, train
+from vidkd.bench import grid
 
 
 @pytest.fixture(scope="module")
@@ -13,11 +15,21 @@ def clips_root(tmp_path_factory):
     return tiny_set.make(tmp_path_factory.mktemp("set") / "tiny", train=4, test=2, size=48, flip="keeps_labels")
 
 
-def test_it_trains_a_step_and_evaluates(shipped, clips_root, tmp_path):
+@pytest.fixture(scope="module")
+def flow_root(clips_root):
+    pytest.importorskip("cv2", reason="pip install 'vidkd[flow]'")
+    out = clips_root.with_name("flow")
+    assert data_prep.main(["flow", "--root", str(clips_root), "--out", str(out), "--workers", "0"]) == 0
+    return out
+
+
+def test_it_trains_a_step_and_evaluates(shipped, clips_root, tmp_path, request):
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     run = config_file.load(shipped)
-    smaller = [f"data.root={clips_root}", f"out={tmp_path / 'run'}", "data.workers=0", "train.batch_size=2",
+    of_flow = run.student.options.get("modality") == "flow"
+    root = request.getfixturevalue("flow_root") if of_flow else clips_root
+    smaller = [f"data.root={root}", f"out={tmp_path / 'run'}", "data.workers=0", "train.batch_size=2",
                "train.epochs=null", "train.steps=1", "train.threads=1", "train.mixed_precision=no",
                "train.save_every={steps: 1}",
                "optim.warmup=null", "data.test_views.clips=1", "data.test_views.crops=1", "student.view.size_px=32",
@@ -45,4 +57,4 @@ def test_it_trains_a_step_and_evaluates(shipped, clips_root, tmp_path):
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "bench").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_bench_is_valid(path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    assert bench.load(path).name == path.stem
+    assert grid.load(path).name == path.stem

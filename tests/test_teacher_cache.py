@@ -149,6 +149,14 @@ def test_what_depends_on_the_batch_is_not_cached():
         teacher_cache.check(config_file.load(KD, [*SMALL, section, "data.augment.mixup_alpha=0.2"]))
 
 
+def test_a_published_loss_is_not_computed_on_pooled_maps():
+    section, other = "teacher.cache={views: 1, pool: [2, 1, 1]}", "{kind: logits}, {kind: feature_consistency"
+    with pytest.raises(ConfigError, match=r"methods\.1 \(feature_consistency\) would be another loss"):
+        teacher_cache.check(config_file.load(KD, [*SMALL, section, f"methods=[{other}}}]"]))
+    teacher_cache.check(config_file.load(KD, [*SMALL, section, f"methods=[{other}, faithful: false}}]"]))
+    teacher_cache.check(config_file.load(KD, [*SMALL, "teacher.cache={views: 1}", f"methods=[{other}}}]"]))
+
+
 def test_another_frame_rate_or_draw_is_another_cache(root):
     def key(*words):
         run = config_file.load(KD, [*SMALL, f"data.root={root}", "teacher.cache={views: 1}", *words])

@@ -17,7 +17,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidkd.errors import DataError
 
@@ -171,6 +171,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         for key, value in entry.items()
         if value is not None
     }
+
+
+def restore_module(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give a module every tensor of its state. LookupError or RuntimeError if one is missing, unknown or of another
+    shape; load_state_dict alone makes up the counts of batch normalisation where they are missing."""
+    if missing := sorted(module.state_dict().keys() - tensors.keys()):
+        raise LookupError(f"{missing[0]} is missing")
+    module.load_state_dict(tensors)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,14 @@ Reading a file, applying overrides and wording the mistakes is config_file.py.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from vidkd import methods, models, tasks
 from vidkd.methods._base import MethodSection
@@ -24,11 +31,18 @@ Count = Annotated[int, Field(gt=0)]
 class Degrade(Section):
     """What makes a view worse than its source, applied in this order. Randomness is addressed, as everywhere."""
 
+    time: Literal["as_is", "shuffled", "static"] = "as_is"  # frames in a random order; the middle one, repeated
     blur_sigma_px: float = Field(default=0.0, ge=0)  # Gaussian, at the view's size
     downscale: float = Field(default=1.0, ge=1)  # area down by this factor and bilinear back up
     noise_std: float = Field(default=0.0, ge=0, le=1)  # Gaussian, of the full range
     salt_pepper: float = Field(default=0.0, ge=0, le=1)  # share of pixels, half white and half black
     jpeg_quality: int | None = Field(default=None, ge=1, le=100)  # every frame through JPEG
+
+    @model_serializer(mode="wrap")
+    def _without_default_time(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `time` where it is as it is: what was keyed, cached or scored before there was any stays valid."""
+        said = handler(self)
+        return {key: value for key, value in said.items() if (key, value) != ("time", "as_is")}
 
 
 class ViewSpec(Section):
@@ -83,7 +97,7 @@ class Cache(Section):
     dtype: Literal["fp16", "fp32", "int8"] = "fp16"  # int8: of taps, by channel of each clip; logits are fp16 then
     taps: tuple[str, ...] = ()
     pool: tuple[Count, Count, Count] | None = (
-        None  # taps averaged to at most so many places in t, h, w: methods see those
+        None  # taps averaged to at most so many places in t, h, w: methods see those (published forms refuse them)
     )
     dir: Path = Path("runs/cache")
 

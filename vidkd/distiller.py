@@ -1,7 +1,8 @@
 """Student, teacher and methods, joined; the one place where loss terms are weighed."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +28,16 @@ class Trainee(nn.Module):
         self.student = student
         self.methods = nn.ModuleList(methods)
         self.keys = method_keys([method.config.kind for method in methods])
+        self.watch: Callable[[str], AbstractContextManager[None]] = lambda part: nullcontext()  # who times the parts
 
     def forward(self, batch: ClipBatch, teacher: View | None) -> tuple[View, Terms]:
         """The student's view, and every method's terms, unweighted, as `<method>/<term>`."""
-        student = self.student(batch.seen_by("student"))
+        with self.watch("student"):
+            student = self.student(batch.seen_by("student"))
         terms: Terms = {}
-        for key, method in zip(self.keys, self.methods, strict=True):
-            terms |= {f"{key}/{name}": term for name, term in method(batch, student, teacher).items()}
+        with self.watch("methods"):
+            for key, method in zip(self.keys, self.methods, strict=True):
+                terms |= {f"{key}/{name}": term for name, term in method(batch, student, teacher).items()}
         return student, terms
 
     def kept(self) -> dict[str, Tensor]:

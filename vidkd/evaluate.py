@@ -64,6 +64,7 @@ def evaluate(run: Run, weights: Path, part: str, out: Path, *, student_only: boo
         teacher.to(accelerator.device)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_atomic(out / "config.yaml", config_file.dump(run).encode())  # what was scored, and how
     task = distiller.build_task(run, data_set.classes)
     return results.evaluate(run, data_set, part, task, student.to(accelerator.device), teacher, out)
 

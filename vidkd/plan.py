@@ -8,9 +8,8 @@ and after how many epochs a teacher cache has paid for itself.
 import argparse
 import resource
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -18,16 +17,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidkd import cli, config_file, distiller, teacher_cache, trained, trainer
-from vidkd.config import Run
+from vidkd.config import Cache, Run
 from vidkd.data import clips, index
 from vidkd.data.index import Part
 from vidkd.distiller import Trainee
 from vidkd.models import cost
-from vidkd.section import in_steps
+from vidkd.stopwatch import Stopwatch
 from vidkd.taps import Frozen, Tapped
 from vidkd.tasks._base import BaseTask
+from vidkd.types import ClipBatch
 
 Rows = list[list[str]]
+PARTS = ("data", "teacher", "student", "methods", "backward", "optimiser")  # of a step, as the trainer times them
 
 
 def main(argv: list[str]) -> int:
@@ -52,12 +53,11 @@ def plan(run: Run, steps: int) -> str:
     task = distiller.build_task(run, data_set.classes)
     part = clips.part_of(data_set, run, task, run.data.train, training=True)
     per_epoch = len(part) // run.train.batch_size
-    run = in_steps(run, per_epoch)
+    run = trained.as_saved(run, part)
     trainee, teacher, accounts = distiller.build(run, len(data_set.classes))
     if teacher is not None:
         teacher.to(accelerator.device)
-    timed = Stopwatch(accelerator.device)
-    added = take_steps(run, trainee, teacher, task, part, steps, timed)
+    spent = take_steps(run, accelerator, trainee, teacher, task, part, steps, accounts.append)
     sections = [
         f"{run.name}: {len(part)} clips, {per_epoch} steps of {run.train.batch_size} an epoch, "
         f"{run.train.count()} steps on {accelerator.device.type}",
@@ -66,58 +66,46 @@ def plan(run: Run, steps: int) -> str:
         table(networks(trainee.student, teacher)),
     ]
     if trainee.each_method():
-        sections += ["", table(adapters(trainee, added))]
-    return "\n".join([*sections, "", *prospects(run, part, teacher, trainee, timed, per_epoch)])
-
-
-class Stopwatch:
-    """Seconds by what they were spent on, step by step."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.laps: dict[str, list[float]] = {}
-
-    @contextmanager
-    def __call__(self, what: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.laps.setdefault(what, []).append(time.perf_counter() - started)
-
-    def medians(self) -> dict[str, float]:
-        """Of every lap but the first, which warms up."""
-        return {what: median(laps[1:] or laps) for what, laps in self.laps.items()}
+        batch = next(iter(trainer.train_loader(run, part, 0, accelerator, teacher))).to(accelerator.device)
+        with torch.no_grad(), accelerator.autocast():
+            sections += ["", table(adapters(trainee, methods_gmacs(trainee, teacher, batch)))]
+    return "\n".join([*sections, "", *prospects(run, part, teacher, trainee, spent, per_epoch)])
 
 
 def take_steps(
-    run: Run, trainee: Trainee, teacher: Frozen | None, task: BaseTask, part: Part, steps: int, timed: Stopwatch
-) -> list[float]:
-    """Take one and then `steps` real training steps on this process; the GMACs that each method adds for one clip."""
-    accelerator = trained.make_accelerator(run)
+    run: Run,
+    accelerator: trained.Accelerator,
+    trainee: Trainee,
+    teacher: Frozen | None,
+    task: BaseTask,
+    part: Part,
+    steps: int,
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """Take one and then up to `steps` real training steps on this process; the median seconds of each part of one."""
     state = trained.prepare(run, accelerator, trainee)
-    added = [0.0] * len(trainee.each_method())
     batches = iter(trainer.train_loader(run, part, 0, accelerator, teacher))
+    trainee.watch = watch = Stopwatch(accelerator.device)
     trainee.train()
-    for _ in range(min(1 + steps, run.train.count() * run.train.accumulate)):
-        with timed("data"):
-            batch = next(batches).to(accelerator.device)
-        with timed("teacher"):
-            seen = None if teacher is None else teacher(batch.seen_by("teacher"))
-        with timed("student"), accelerator.autocast():
-            student = trainee.student(batch.seen_by("student"))
-            supervised = task.losses(batch, student)
-        distilled: distiller.Terms = {}
-        with timed("methods"), accelerator.autocast():
-            for i, (key, method) in enumerate(zip(trainee.keys, trainee.each_method(), strict=True)):
-                with FlopCounterMode(display=False) as counter:
-                    distilled |= {f"{key}/{name}": term for name, term in method(batch, student, seen).items()}
-                added[i] = counter.get_total_flops() / 2e9 / len(batch.label)
-        with timed("backward and optimiser"):
-            accelerator.backward(distiller.losses(run, 0, supervised, distilled)["total"])
-            for optimizer in state.optimizers.values():
-                optimizer.step()
-                optimizer.zero_grad()
+    laps: list[dict[str, float]] = []
+    for _ in range(min(1 + steps, run.train.count())):
+        _, figures = trainer.update(run, state, batches, teacher, task, accelerator, watch, say)
+        state.step += 1
+        laps.append({part: figures[f"time/{part}_s"] for part in PARTS if f"time/{part}_s" in figures})
+    trainee.watch = lambda part: nullcontext()
+    timed = laps[1:] or laps
+    return {part: median(lap[part] for lap in timed) for part in timed[0]}
+
+
+def methods_gmacs(trainee: Trainee, teacher: Frozen | None, clip: ClipBatch) -> list[float]:
+    """The GMACs that each method adds for one clip: its forward, counted once and timed nowhere."""
+    seen, student, added = None, trainee.student(clip.seen_by("student")), []
+    if teacher is not None:
+        seen = teacher(clip.seen_by("teacher"))
+    for method in trainee.each_method():
+        with FlopCounterMode(display=False) as counter:
+            method(clip, student, seen)
+        added.append(counter.get_total_flops() / 2e9 / len(clip.label))
     return added
 
 
@@ -146,33 +134,34 @@ def adapters(trainee: Trainee, added: list[float]) -> Rows:
 
 
 def prospects(
-    run: Run, part: Part, teacher: Frozen | None, trainee: Trainee, timed: Stopwatch, per_epoch: int
+    run: Run, part: Part, teacher: Frozen | None, trainee: Trainee, spent: dict[str, float], per_epoch: int
 ) -> list[str]:
-    """Time, memory and cache, in sentences."""
-    spent = {what: seconds * run.train.accumulate for what, seconds in timed.medians().items()}
-    cache = run.teacher.cache if run.teacher is not None else None
-    teaching = spent.pop("teacher")
-    if teacher is not None and cache is None:
-        spent["teacher"] = teaching
-    step = sum(spent.values())
-    shares = ", ".join(f"{what} {100 * s / step:.0f} %" for what, s in sorted(spent.items(), key=lambda x: -x[1]))
+    """Time, memory and cache, in sentences. `spent`: seconds of the parts of a step with the live teacher."""
+    live, teaching = sum(spent.values()), spent.get("teacher", 0.0)
+    cached = teacher is not None and run.teacher is not None and run.teacher.cache is not None
+    shown = {what: s for what, s in spent.items() if not (cached and what == "teacher")}
+    step = sum(shown.values())
+    shares = ", ".join(f"{what} {100 * s / step:.0f} %" for what, s in sorted(shown.items(), key=lambda x: -x[1]))
     hours = _duration(step * run.train.count())
     lines = [f"a step takes {step:.2f} s here ({shares}); {run.train.count()} steps: {hours}"]
     if torch.cuda.is_available():
         lines.append(f"memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB on the device")
     else:
         lines.append(f"memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB, workers apart")
-    if teacher is not None and cache is None:
-        saved = teaching / (step or 1)
-        lines.append(f"with teacher.cache a step would take {1 - saved:.2f} of that, once the cache is built")
-    if teacher is not None and cache is not None:
-        taps = {tap for method in trainee.each_method() for tap in method.teacher_taps()} | set(cache.taps)
-        lines.append(teacher_cache.size(run, teacher, part, ["logits", *sorted(taps)]))
-        build = _duration(teaching * per_epoch * cache.views)
+    if teacher is not None and run.teacher is not None:
+        cache = run.teacher.cache or Cache()
+        if not cached:
+            lines.append(
+                f"with teacher.cache={{views: {cache.views}}} a step would take {1 - teaching / live:.2f} of that, "
+                "once the cache is built"
+            )
+        names = teacher_cache.stored(trainee.each_method(), cache)
+        lines.append(teacher_cache.size(cache, teacher, part, names))
         epochs = run.train.count() / per_epoch
         lines.append(
-            f"building the cache takes {build}, as long as the live teacher in {cache.views} epochs; this run has "
-            f"{epochs:.0f}: " + ("it pays in this run" if epochs > cache.views else "it pays from the next run on")
+            f"building the cache takes {_duration(teaching * per_epoch * cache.views)}, as long as the live teacher in "
+            f"{cache.views} epochs; after these it has paid for itself, and this run has {epochs:.0f}: "
+            + ("it pays in this run" if epochs > cache.views else "it pays from the next run on")
         )
     return lines
 

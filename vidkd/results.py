@@ -31,10 +31,11 @@ def evaluate(
     teacher: Frozen | None,
     out: Path,
     training_s: float | None = None,
+    bottleneck: str = "",
 ) -> dict[str, Any]:
     """Score `part_name`, write results.json and the predictions into `out`, and return the results.
 
-    `training_s` is what the training took, where this evaluation ends one.
+    `training_s` is what the training took and `bottleneck` what it waited for, where this evaluation ends one.
     """
     device = next(student.parameters()).device
     part = clips.part_of(index, run, task, part_name)
@@ -43,6 +44,7 @@ def evaluate(
         networks["teacher"] = teacher
     scores = evaluation.score(networks, task, run, part, device, progress=f"scoring {part_name}")
     results: dict[str, Any] = {"name": run.name, "seed": run.seed, "training_s": training_s}
+    results |= {"bottleneck": bottleneck} if bottleneck else {}
     for who in networks:
         section = run.student if who == "student" else run.teacher
         assert section is not None

@@ -58,7 +58,7 @@ def claim(run: Run, resume: str) -> IO[str]:
                 f"{out / linked[0]}: is a link, and --resume never deletes nothing behind a link: empty or remove it"
             )
     elif mine:
-        if checkpoint.complete(out / "checkpoints") or (out / "results.json").exists():
+        if begun(out):
             same_run(run, config_file.load(out / "config.yaml"), out)
         if resume == "auto":
             _not_lost(out)
@@ -82,13 +82,8 @@ def begin(run: Run, resume: str, inputs: dict[str, Any]) -> None:
 def same_inputs(out: Path, inputs: dict[str, Any]) -> None:
     """ConfigError if the run in `out` has come further than its start, and its data or weights are others now: it would
     be neither the old run nor a new one."""
-    path = out / "inputs.json"
-    if path.exists() and (checkpoint.complete(out / "checkpoints") or (out / "results.json").exists()):
-        there = _json(path)
-        if changed := sorted(key for key in inputs if there.get(key) != inputs[key]):
-            raise ConfigError(
-                f"{out}: {' and '.join(changed)} changed since this run began; --resume never starts it anew"
-            )
+    if begun(out) and (changed := changed_inputs(out, inputs)):
+        raise ConfigError(f"{out}: {' and '.join(changed)} changed since this run began; --resume never starts it anew")
 
 
 def same_everywhere(run: Run, inputs: dict[str, Any]) -> None:
@@ -101,6 +96,45 @@ def same_everywhere(run: Run, inputs: dict[str, Any]) -> None:
         found += [d for key in ("out", "inputs", "vidkd") for d in differences(said[0][key], theirs[key], f"its {key}")]
         if found:
             raise ConfigError(f"process {other} was started otherwise than process 0: {'; '.join(found)}")
+
+
+def begun(out: Path) -> bool:
+    """Whether the run in `out` has come further than its start."""
+    return bool(checkpoint.complete(out / "checkpoints")) or (out / "results.json").exists()
+
+
+def changed_inputs(out: Path, inputs: dict[str, Any]) -> list[str]:
+    """Which of `inputs` are not what the run in `out` was started with; none where it did not remember any."""
+    path = out / "inputs.json"
+    if not path.exists():
+        return []
+    there = _json(path)
+    return sorted(key for key in inputs if there.get(key) != inputs[key])
+
+
+def set_aside(out: Path, reason: str) -> Path:
+    """Give the run in `out` another name beside it, with `reason` in why_aside.txt, so that a new one may take its
+    place and nothing is lost. ConfigError while a process writes to it."""
+    if held := in_use(out):
+        raise ConfigError(f"{out}: in use by {held}")
+    checkpoint.write_atomic(out / "why_aside.txt", f"{reason}\n".encode())
+    number = 1
+    while (aside := out.with_name(f"{out.name}.aside{number}")).exists():
+        number += 1
+    return out.rename(aside)
+
+
+def in_use(out: Path) -> str:
+    """Which process writes to `out`; "" where none does."""
+    if not (out / ".lock").exists():
+        return ""
+    with (out / ".lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            return lock.read().strip() or "another process"
+    return ""
 
 
 def finished(out: Path) -> dict[str, Any] | None:

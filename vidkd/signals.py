@@ -20,6 +20,7 @@ from vidkd.distributed import max_over_ranks
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 SAME_S = 1.0  # one Ctrl-C may come twice, from the terminal and from the launcher: it is a second one only after this
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+PARENT = "VIDKD_PARENT"  # in the environment: the id of the process that this one must not outlive
 
 
 class Interrupted(Exception):
@@ -79,6 +80,14 @@ def die_with_parent(number: signal.Signals) -> None:
     """Have the system send this process `number` when its parent dies, where the system can (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
+
+
+def not_without_parent() -> None:
+    """Have SIGTERM end this process with the one that PARENT names, or at once where that is gone already."""
+    if parent := os.environ.get(PARENT):
+        die_with_parent(signal.SIGTERM)
+        if os.getppid() != int(parent):  # it died while we were being started
+            raise Interrupted(signal.SIGTERM)
 
 
 def _note(number: int, frame: FrameType | None) -> None:

@@ -20,13 +20,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from vidkd import checkpoint
-from vidkd.config import Run
+from vidkd.config import Cache, Run
 from vidkd.data import clips
 from vidkd.data.index import Index, Part
 from vidkd.distributed import barrier, gather_objects, rank, world_size
 from vidkd.errors import ConfigError, DataError
 from vidkd.methods._base import BaseMethod
-from vidkd.models import cost
+from vidkd.models import cost, weights
 from vidkd.taps import Frozen
 from vidkd.teacher_store import Store
 from vidkd.types import ClipBatch, View
@@ -63,6 +63,13 @@ def check(run: Run) -> None:
     augment = run.data.augment
     if augment.mixup_alpha or augment.cutmix_alpha:
         raise ConfigError("teacher.cache holds single clips: set data.augment.mixup_alpha and cutmix_alpha to 0")
+    pool = run.teacher.cache.pool if run.teacher is not None and run.teacher.cache is not None else None
+    for i, method in enumerate(run.methods):
+        if pool is not None and method.wants_whole_maps():
+            raise ConfigError(
+                f"teacher.cache.pool: on pooled maps methods.{i} ({method.kind}) would be another loss than the "
+                f"published one that faithful: true promises; remove pool, or set methods.{i}.faithful=false"
+            )
     attention = run.teacher.attention if run.teacher is not None else None
     if attention is not None and attention.reweight == "parity":
         raise ConfigError(
@@ -84,9 +91,8 @@ def open_cache(
     live teacher on a few clips. DataError if it is not what it should be. `say` hears its size before it is built."""
     assert run.teacher is not None and run.teacher.cache is not None
     section = run.teacher.cache
-    taps = {tap for method in methods for tap in method.teacher_taps()} | set(section.taps)
-    names = ["logits", *sorted(taps)]
-    for tap in taps:
+    names = stored(methods, section)
+    for tap in names[1:]:
         teacher.tapped.taps[tap]  # ConfigError if there is no such tap
     key = cache_key(run, index) | ({} if part.starts is None else {"fps": run.data.fps, "starts": part.starts})
     folder = section.dir / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -97,7 +103,7 @@ def open_cache(
     with _builder(folder):
         missing = [unit for unit in store.units() if not all(store.has(name, *unit) for name in names)]
         missing = gather_objects(missing)[0]  # one list for all: the first process may have begun to write
-        say(size(run, teacher, part, names) + f", {folder}: {len(missing)} of {len(store.units())} shards to build")
+        say(size(section, teacher, part, names) + f", {folder}: {len(missing)} of {len(store.units())} shards to build")
         for i, unit in enumerate(missing):
             if i % world_size() == rank():
                 _build(run, part, teacher, device, store, names, unit, f"teacher cache {i + 1}/{len(missing)}")
@@ -108,18 +114,22 @@ def open_cache(
     return CachedTeacher(store, names, normalise, _verify(run, part, teacher, device, store, names))
 
 
-def size(run: Run, teacher: Frozen, part: Part, names: Sequence[str]) -> str:
+def stored(methods: Sequence[BaseMethod], section: Cache) -> list[str]:
+    """What a cache holds: the logits, then every tap that a method reads or the section names, in order."""
+    return ["logits", *sorted({tap for method in methods for tap in method.teacher_taps()} | set(section.taps))]
+
+
+def size(section: Cache, teacher: Frozen, part: Part, names: Sequence[str]) -> str:
     """What the whole cache takes, in words."""
-    assert run.teacher is not None and run.teacher.cache is not None
-    section, view = run.teacher.cache, run.teacher.view
-    shapes = cost.tap_shapes(teacher.tapped, view.frames or run.data.clip.frames, view.size_px)
+    assert teacher.tapped.clip is not None
+    shapes = cost.tap_shapes(teacher.tapped, *teacher.tapped.clip)
     numbers = {name: _pooled(torch.empty(1, *shapes[name], device="meta"), section.pool).numel() for name in names[1:]}
     width = {"fp32": 4, "fp16": 2, "int8": 1}[section.dtype]
     per_view = sum(numbers.values()) * width + teacher.tapped.num_classes() * max(width, 2)
     total = per_view * section.views * len(part)
     return (
         f"teacher cache: {' + '.join(names)} of {section.views} views of {len(part)} clips, "
-        f"{per_view / 1024:.1f} KiB a view, {total / 2**20:.0f} MiB in all"
+        f"{per_view * section.views:,} bytes a clip ({per_view / 1024:.1f} KiB a view), {total / 2**20:.0f} MiB in all"
     )
 
 
@@ -153,21 +163,10 @@ def cache_key(run: Run, index: Index) -> dict[str, Any]:
         data["fps"] = run.data.fps
     if run.teacher.weights is None or run.teacher.reset_head:  # then part of it is drawn at random
         teacher["seed"] = run.seed
-    weights = weights_checksum(run.teacher.weights)
+    checksum = weights.checksum(run.teacher.weights)
     stored = run.teacher.cache.model_dump(mode="json", include={"dtype", "pool"})
     precision = {"mixed_precision": run.teacher_precision, **stored}
-    return {"format": 2, "index": index.checksum(), "data": data, "teacher": teacher, "weights": weights, **precision}
-
-
-def weights_checksum(path: Path | None) -> str | None:
-    """sha256 of a weights file, or of student.safetensors in a run directory."""
-    if path is None:
-        return None
-    file = path / "student.safetensors" if path.is_dir() else path
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from None
+    return {"format": 2, "index": index.checksum(), "data": data, "teacher": teacher, "weights": checksum, **precision}
 
 
 def _build(

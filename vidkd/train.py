@@ -34,8 +34,6 @@ from vidkd.config import Run
 from vidkd.data import clips, index
 from vidkd.errors import ConfigError
 from vidkd.log import Log
-from vidkd.models import weights
-from vidkd.section import in_steps
 
 
 def main(argv: list[str]) -> int:
@@ -68,6 +66,7 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
         torch.set_num_threads(run.train.threads)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         signals.die_with_parent(signal.SIGTERM)  # a launcher that was killed leaves nobody behind in the run's folder
+    signals.not_without_parent()
     accelerator = trained.make_accelerator(run)
     trained.check_processes(run, accelerator)
     data_set = index.read(run.data.root)
@@ -78,9 +77,9 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     val = clips.part_of(data_set, run, task, run.data.val) if run.data.val else None
     if len(part) < run.train.batch_size:
         raise ConfigError(f"train.batch_size {run.train.batch_size} is more than the {len(part)} training clips")
-    run = in_steps(run, len(part) // run.train.batch_size)
+    run = trained.as_saved(run, part)
 
-    sums = inputs(run, data_set) | task.protocol()
+    sums = trained.inputs(run, data_set) | task.protocol()
     run_dir.same_everywhere(run, sums)
     lock = run_dir.claim(run, resume) if accelerator.is_main_process else None
     if accelerator.is_main_process and resume != "never":
@@ -125,8 +124,9 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
         student.load_state_dict(state.best)
     distributed.broadcast_state(student)
     outcome = results.evaluate(
-        run, data_set, run.data.test, task, student, teacher, run.out_dir, training_s=state.seconds
-    )
+        run, data_set, run.data.test, task, student, teacher, run.out_dir,
+        training_s=state.seconds, bottleneck=state.verdict,
+    )  # fmt: skip
     if accelerator.is_main_process:
         trained.save_kept(run, state)
         export.save_student(run.out_dir, student, run, data_set.classes, outcome)
@@ -135,23 +135,14 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     return outcome
 
 
-def inputs(run: Run, data_set: index.Index) -> dict[str, Any]:
-    """Checksums of what the configuration only names."""
-    sums: dict[str, Any] = {"data.root": data_set.checksum()}
-    for who, section in (("student", run.student), ("teacher", run.teacher)):
-        if section is not None and section.weights is not None:
-            sums[f"{who}.weights"] = teacher_cache.weights_checksum(section.weights)
-    if run.teacher and run.teacher.weights and (kept := run.teacher.weights / weights.KEPT).is_file():
-        sums["teacher.weights methods"] = teacher_cache.weights_checksum(kept)
-    return sums
-
-
 def summary(outcome: dict[str, Any]) -> str:
     """What a person wants to read at the end."""
     lines = [f"{outcome['name']}, seed {outcome['seed']}:"]
     for who in ("student", "teacher"):
         if who in outcome:
             lines.append(f"  {who:8}{results.one_line(outcome[who])}")
+    if outcome.get("bottleneck"):
+        lines.append(f"  {outcome['bottleneck']}")
     return "\n".join(lines)
 
 

@@ -20,12 +20,14 @@ import vidkd
 from vidkd import checkpoint, config_file, distributed, optim, run_dir
 from vidkd.config import Run
 from vidkd.data import decode
+from vidkd.data.index import Index, Part
 from vidkd.data.loading import Unreadable
 from vidkd.distiller import Trainee
 from vidkd.distributed import gather_objects
 from vidkd.errors import ConfigError, DataError
 from vidkd.log import Log
 from vidkd.models import weights
+from vidkd.section import in_steps
 from vidkd.taps import Tapped
 
 RESUME = ("auto", "never")  # or the path of a checkpoint
@@ -39,7 +41,7 @@ ON_CPU = (
 
 @dataclass
 class Trained:
-    """All the loop remembers. Everything here is in a checkpoint; everything else is a function of the step."""
+    """All the loop remembers. All that decides a result is in a checkpoint; the rest is a function of the step."""
 
     trainee: nn.Module  # Trainee, perhaps inside DDP
     optimizers: dict[str, torch.optim.Optimizer]  # "student", "methods"
@@ -55,6 +57,7 @@ class Trained:
     refused: int = 0  # fp16 steps in a row that the scaler skipped, up to now
     left_out: int = 0  # steps in which something was no number (train.on_nonfinite: skip)
     left_out_in_a_row: int = 0  # up to now
+    verdict: str = ""  # what held this start of the run up (bottleneck.py); in no checkpoint
 
     def student(self) -> Tapped:
         """The student that is evaluated: the averaged one where there is one."""
@@ -233,11 +236,11 @@ def _choose(run: Run, log: Log, wanted: str) -> Path | None:
 def _restore(accelerator: Accelerator, trained: Trained, found: checkpoint.Saved) -> None:
     """Every tensor by name, none left out."""
     groups, state = found.groups, found.state
-    trained.unwrapped().load_state_dict(groups["trainee"])
+    checkpoint.restore_module(trained.unwrapped(), groups["trainee"])
     for name, optimizer in trained.optimizers.items():
         checkpoint.restore_optimizer(optimizer, groups.get(f"optim_{name}", {}))
     if trained.ema is not None:
-        trained.ema.load_state_dict(groups["ema"])
+        checkpoint.restore_module(trained.ema, groups["ema"])
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
     trained.step = trained.saved = found.step
@@ -247,6 +250,22 @@ def _restore(accelerator: Accelerator, trained: Trained, found: checkpoint.Saved
     trained.unreadable = Unreadable(**state["unreadable"])
     for name in COUNTS:
         setattr(trained, name, state.get(name, 0))  # checkpoints written before 21 November 2026 do not have them
+
+
+def as_saved(run: Run, part: Part) -> Run:
+    """`run` as training on `part` saves it: with every length in steps."""
+    return in_steps(run, len(part) // run.train.batch_size)
+
+
+def inputs(run: Run, data_set: Index) -> dict[str, Any]:
+    """Checksums of what the configuration only names."""
+    sums: dict[str, Any] = {"data.root": data_set.checksum()}
+    for who, section in (("student", run.student), ("teacher", run.teacher)):
+        if section is not None and section.weights is not None:
+            sums[f"{who}.weights"] = weights.checksum(section.weights)
+    if run.teacher and run.teacher.weights and (kept := run.teacher.weights / weights.KEPT).is_file():
+        sums["teacher.weights methods"] = weights.checksum(kept)
+    return sums
 
 
 def save_kept(run: Run, trained: Trained) -> None:

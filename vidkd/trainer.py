@@ -1,14 +1,14 @@
 """The training loop, top to bottom."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 
 import torch
 from accelerate import Accelerator
 
-from vidkd import distiller, evaluation, signals, stepping
+from vidkd import bottleneck, distiller, evaluation, signals, stepping
 from vidkd.config import Run
 from vidkd.data import clips, mixing
 from vidkd.data.index import Part
@@ -17,6 +17,7 @@ from vidkd.distiller import Terms, Trainee
 from vidkd.distributed import averaged, broadcast_state, gather_objects, mean_over_ranks
 from vidkd.guard import Guard
 from vidkd.log import Log
+from vidkd.stopwatch import Stopwatch
 from vidkd.taps import Frozen
 from vidkd.tasks._base import BaseTask
 from vidkd.teacher_cache import CachedTeacher
@@ -45,6 +46,8 @@ def train(
     log.start(trained.step, trained.scored)
     steps, frozen = run.train.count(), {n for n, p in trainee.named_parameters() if not p.requires_grad}
     loader = train_loader(run, train_part, trained.step, accelerator, teacher)
+    trainee.watch = watch = Stopwatch(accelerator.device)
+    adviser = bottleneck.Adviser(run, accelerator.device, accelerator.num_processes, train_part, log.say)
     with signals.noted(), closing(iter(loader)) as batches:
         try:
             while True:
@@ -60,7 +63,7 @@ def train(
                 in_train_mode(trainee, frozen)
                 if trainee.takes_turns():
                     take_turns(trainee, trained.step, frozen)
-                terms, figures = update(run, trained, batches, teacher, task, accelerator, log)
+                terms, figures = update(run, trained, batches, teacher, task, accelerator, watch, log.say)
                 trained.step += 1
                 log.step()
                 if run.data.on_error == "skip":
@@ -69,6 +72,7 @@ def train(
                     losses = {f"loss/{name}": value for name, value in mean_over_ranks(terms).items()}
                     counts = {"data/replaced": trained.unreadable.count, "train/left_out": trained.left_out}
                     log.write(trained.step, {**losses, **figures, **counts})
+                    trained.verdict = adviser.hear(watch.means())
         except signals.Interrupted as interrupted:
             log.sync()
             save(run, accelerator, trained)
@@ -83,53 +87,58 @@ def update(
     teacher: Frozen | CachedTeacher | None,
     task: BaseTask,
     accelerator: Accelerator,
-    log: Log,
+    watch: Stopwatch,
+    say: Callable[[str], None],
 ) -> tuple[Terms, dict[str, float]]:
     """One optimiser step over `accumulate` micro-batches: the mean of each loss term, and the step's figures.
 
     No terms for a step that was left out (train.on_nonfinite: skip).
     """
-    started, waited, n_clips, device = time.perf_counter(), 0.0, 0, accelerator.device
+    started, n_clips, device = time.perf_counter(), 0, accelerator.device
     figures, before = stepping.set_learning_rates(run, trained), stepping.statistics(run, trained)
     pulling = run.log.gradients and due(trained.step + 1, run.train.log_every_steps, run.train.count())
     sums, pulls, k = Sums(), Sums(), run.train.accumulate
     guard = Guard(run.out_dir)
     for micro in range(k):
-        asked = time.perf_counter()
-        loaded = next(batches)
-        waited += time.perf_counter() - asked
-        n_clips += len(loaded.label)
         address = (run.seed, trained.step * k + micro, accelerator.process_index)
+        with watch("data"):
+            loaded = next(batches)
+            batch = mixed(run, task, loaded, address, device)
+        n_clips += len(batch.label)
         torch.manual_seed(clips.mixed_seed(*address))  # dropout and noise are addressed, not consumed
-        batch = mixed(run, task, loaded, address, device)
         with accelerator.accumulate(trained.trainee):
             with accelerator.autocast():
-                seen = None if teacher is None else teach(teacher, batch)
+                seen = None
+                if teacher is not None:
+                    with watch("teacher"):
+                        seen = teach(teacher, batch)
                 student, distilled = trained.trainee(batch, seen)
             supervised = task.losses(batch, student)
             terms = distiller.losses(run, trained.step, supervised, distilled)
             if pulling:
                 pull = distiller.weighted(run, trained.step, supervised, distilled)
                 pulls.add(distiller.gradients(pull, trained.unwrapped().student))
-            accelerator.backward(terms["total"])
+            with watch("backward"):
+                accelerator.backward(terms["total"])
             guard.add(batch.clip, partial(mixed, run, task, loaded, address, device), seen, terms)
             sums.add(terms)
             if accelerator.sync_gradients:
-                norms = stepping.clip(run, trained, accelerator)
-                # fp16 overflows now and then; its scaler skips such a step by itself
-                wrong = guard.check(trained.step + 1, norms if accelerator.scaler is None else {}, device)
-                if wrong:
-                    stepping.leave_out(run, trained, accelerator.scaler, wrong, before)
-                    log.say(f"left out: {wrong}")
-                    sums, pulls = Sums(), Sums()
-                else:
-                    stepping.update(trained, accelerator.scaler)
-                    figures |= norms
-    seconds = time.perf_counter() - started
-    trained.seconds += seconds
-    figures["time/step_s"] = seconds
-    figures["time/data_share"] = waited / seconds
-    figures["time/clips_per_s"] = n_clips * accelerator.num_processes / seconds
+                with watch("optimiser"):
+                    norms = stepping.clip(run, trained, accelerator)
+                    # fp16 overflows now and then; its scaler skips such a step by itself
+                    wrong = guard.check(trained.step + 1, norms if accelerator.scaler is None else {}, device)
+                    if wrong:
+                        stepping.leave_out(run, trained, accelerator.scaler, wrong, before)
+                        say(f"left out: {wrong}")
+                        sums, pulls = Sums(), Sums()
+                    else:
+                        stepping.update(trained, accelerator.scaler)
+                        figures |= norms
+    spent = watch.lap()
+    trained.seconds += (seconds := time.perf_counter() - started)
+    figures |= {f"time/{part}_s": s for part, s in {"step": seconds, **spent}.items()}
+    rate = n_clips * accelerator.num_processes / seconds
+    figures |= {"time/data_share": spent["data"] / seconds, "time/clips_per_s": rate}
     figures |= {f"grad/{name}": float((averaged(pull) / k).norm()) for name, pull in pulls.items()}
     return {name: total / k for name, total in sums.items()}, figures
 

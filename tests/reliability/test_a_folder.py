@@ -91,11 +91,15 @@ def test_a3_at_every_instant_there_is_a_checkpoint_that_verifies(tmp_path):
     rng, looked, newest = random.Random(3), 0, 1
     while saver.is_alive():
         time.sleep(rng.uniform(0, 0.02))
-        os.kill(saver.pid, signal.SIGSTOP)
+        try:
+            os.kill(saver.pid, signal.SIGSTOP)
+        except ProcessLookupError:  # it has ended since
+            break
         found = checkpoint.newest(tmp_path)
         assert found is not None and found[0].step >= newest and found[1] == []
         newest, looked = found[0].step, looked + 1
         os.kill(saver.pid, signal.SIGCONT)
+    saver.join()
     assert saver.exitcode == 0 and looked > 5
     assert [path.name for path in checkpoint.complete(tmp_path)] == ["step00000199"]
 
@@ -175,7 +179,8 @@ def test_a4_a_checkpoint_holds_everything_that_the_loop_remembers(make):
     values = {"step": 3, "best_value": 0.25, "scored": 2, "seconds": 7.5, "refused": 4, "left_out": 6,
               "left_out_in_a_row": 5, "unreadable": Unreadable(2, 1, ["a"]), "best": {"x": torch.ones(2)},
               "best_kept": {"y": torch.ones(3)}}  # fmt: skip
-    elsewhere = {"trainee", "optimizers", "ema", "saved"}  # tensors that other tests compare; what `step` says
+    # Tensors that other tests compare; what `step` says; what a start of the run waited for
+    elsewhere = {"trainee", "optimizers", "ema", "saved", "verdict"}
     assert values.keys() | elsewhere == {field.name for field in dataclasses.fields(trained.Trained)}
     for name, value in values.items():
         setattr(before, name, value)

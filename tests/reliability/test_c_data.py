@@ -12,6 +12,7 @@ import pytest
 import tiny_set
 from reliability import runs
 from small_run import SMALL, lines
+from vidkd import run_dir
 from vidkd.data import clips
 
 VICTIM = "train_005.mp4"
@@ -89,7 +90,7 @@ def test_c3_a_test_video_is_never_replaced(tmp_path):
 
 def test_c4_a_clip_that_hangs_is_named(root, tmp_path):
     run = runs.start(root, tmp_path / "run", "data.timeout_s=3", base=PLAIN, before=partial(trouble, "hangs"))
-    run.wait_for((tmp_path / "run" / "config.yaml").exists)
+    run.wait_for((tmp_path / "run" / run_dir.MARK).exists)
     started = time.monotonic()
     assert run.end(60) == 2, run.said()
     assert time.monotonic() - started < 3 + 40  # 15 s where nobody else uses the machine

@@ -1,4 +1,4 @@
-"""What makes a view worse than its source: blur, lost resolution, noise, JPEG."""
+"""What makes a view worse than its source: time taken from it, blur, lost resolution, noise, JPEG."""
 
 import math
 
@@ -16,6 +16,10 @@ def degrade(frames: Tensor, spec: Degrade, rng: torch.Generator) -> Tensor:
 
     After each step it is whole numbers again, as it would be in a file.
     """
+    if spec.time == "shuffled":
+        frames = frames[torch.randperm(len(frames), generator=rng)]
+    elif spec.time == "static":
+        frames = frames[len(frames) // 2].expand_as(frames)
     if spec.blur_sigma_px:
         frames = blur(frames, spec.blur_sigma_px)
     if spec.downscale > 1:

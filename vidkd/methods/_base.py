@@ -17,6 +17,10 @@ class MethodSection(Weighted):
 
     kind: str
 
+    def wants_whole_maps(self) -> bool:
+        """Whether it would not be what it says it is on maps of the teacher that a cache has pooled."""
+        return False
+
 
 C = TypeVar("C", bound=MethodSection)
 

@@ -37,6 +37,9 @@ class Config(MethodSection):
         del term
         return 0.9
 
+    def wants_whole_maps(self) -> bool:
+        return self.faithful
+
 
 class Method(BaseMethod[Config]):
     def __init__(self, config: Config, student: Tapped, teacher: Tapped, num_classes: int) -> None:

@@ -58,6 +58,9 @@ class Config(MethodSection):
         del term
         return 0.1
 
+    def wants_whole_maps(self) -> bool:
+        return self.faithful and self.target == "teacher_shallow"
+
 
 class Method(BaseMethod[Config]):
     def __init__(self, config: Config, student: Tapped, teacher: Tapped, num_classes: int) -> None:

@@ -1,5 +1,6 @@
 """Weights from a file into a network: all that is asked for, or nothing at all and the reason."""
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from functools import cache
@@ -101,6 +102,17 @@ def read_kept(path: Path) -> dict[str, Tensor]:
     """What the methods of the run in the directory `path` kept for its students; {} if there is none."""
     file = path / KEPT
     return read(file).tensors if file.is_file() else {}
+
+
+def checksum(path: Path | None) -> str | None:
+    """sha256 of a weights file, or of student.safetensors in a run directory; None of none. DataError if unreadable."""
+    if path is None:
+        return None
+    file = path / "student.safetensors" if path.is_dir() else path
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from None
 
 
 @cache

@@ -2,6 +2,7 @@
 
 Write one HTML page about a run directory or a bench directory: what was gained, the table, plots, learning curves,
 confusions, videos, commands and versions. It holds everything it shows: it can be mailed, printed and read offline.
+What python -m vidkd.probe RUN_OR_BENCH found (motion or appearance, other sizes) is shown where that was run before.
 """
 
 import argparse

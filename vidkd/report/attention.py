@@ -4,11 +4,10 @@ import torch
 from torch import Tensor
 
 from vidkd import distiller, export
-from vidkd.data import clips
 from vidkd.errors import VidkdError
-from vidkd.report import svg, videos
+from vidkd.report import cards, pictures, svg
 from vidkd.report.material import Cell, Material
-from vidkd.report.svg import Scale, esc
+from vidkd.report.svg import Scale
 from vidkd.taps import Tapped
 
 SHOWN = 4  # videos
@@ -17,28 +16,28 @@ HEIGHT = 80  # of a plot, px
 
 def attention(m: Material) -> str:
     """Frames of a few scored videos, and under them every network's attention, mean over channels; "" without one."""
-    source = next((cell for cell in m.best.cells if cell.results), None)
-    if source is None or source.run.student.attention is None:
+    finished = next((cell for cell in m.best.cells if cell.results), None)
+    if finished is None or finished.run.student.attention is None:
         return ""
-    student = export.load_student(source.dir)
-    networks = _teacher(source, len(student.classes)) | {"student": student.tapped}
+    source = cards.shown(m)
+    student = export.load_student(source.cell.dir)
+    networks = _teacher(source.cell, len(student.classes)) | {"student": student.tapped}
     roles = {who: "teacher" if who == "teacher" else m.best.role for who in networks}
-    part, run = videos.part_of(source), source.run
-    boxes = []
-    for k in range(min(SHOWN, len(part))):
-        i = k * len(part) // min(SHOWN, len(part))
-        views = clips.TestClips(part, run.data, run.views()).load((0, i)).views
+
+    def drawn(i: int, views: cards.Views) -> str:
         lam = {roles[who]: mean_attention(network, views[who]) for who, network in networks.items()}
-        span_s = run.data.clip.frames * run.data.clip.stride / (part[i].fps or 25.0)
-        strip = videos.webp(videos.strip(videos.frames(views["teacher" if "teacher" in views else "student"])))
-        boxes.append(
-            f'<div class="video"><h4>{esc(student.classes[part[i].label])}</h4><p><span class="tick">'
-            f'{esc(part[i].name)}</span></p><img class="attended" alt="frames of the clip, side by side" src="{strip}">'
-            f"{plot(lam, span_s)}</div>"
+        seen = pictures.frames(views["teacher" if "teacher" in views else "student"])
+        strip = pictures.webp(pictures.strip(seen))
+        return (
+            f'<img class="attended" alt="frames of the clip, side by side" src="{strip}">{plot(lam, source.span_s(i))}'
         )
+
     legend = svg.legend((roles[who], who) for who in networks)
-    note = '<p class="note">Mean over channels, in the clip’s seconds; the networks weigh features by it.</p>'
-    return f'{note}{legend}<div class="videos">{"".join(boxes)}</div>'
+    note = (
+        '<p class="note">Mean over channels, in the clip’s seconds; the networks weigh features by it. '
+        f"{source.said()}</p>"
+    )
+    return f"{note}{legend}{cards.cards(source, SHOWN, drawn)}"
 
 
 def mean_attention(network: Tapped, views: Tensor) -> list[float]:

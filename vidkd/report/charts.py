@@ -1,8 +1,10 @@
 """The plots of the page, from numbers; all that is drawn is drawn by svg.py."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from vidkd.report import svg
 from vidkd.report.svg import Scale, esc
@@ -24,20 +26,21 @@ class Dots:
     tone: str = ""  # good, bad
 
 
-def dot_rows(rows: Sequence[Dots], said: str, scale: Scale | None = None) -> str:
-    """One line a row: name, dots over a common axis, value."""
+def dot_rows(rows: Sequence[Dots], said: str, scale: Scale | None = None, unit: str = "%") -> str:
+    """One line a row: name, dots over a common axis, value. An axis that holds negative numbers has its zero drawn."""
     every = [v for r in rows for v in (*(v for _, v in r.dots), *(r.whisker or ()), *r.light)]
     scale = scale or svg.shares(every)
     ticks = scale.ticks(5)
     lines = [_dot_row(row, scale, ticks) for row in rows]
     axis = "".join(svg.text(scale(v), 12, f"{100 * v:.0f}", "middle", kind="tick") for v in ticks)
-    lines.append(f'<span></span><svg width="100%" height="18">{axis}</svg><span class="tick">%</span>')
+    lines.append(f'<span></span><svg width="100%" height="18">{axis}</svg><span class="tick">{unit}</span>')
     return f'<div class="dots" role="img" aria-label="{esc(said)}">{"".join(lines)}</div>'
 
 
 def _dot_row(row: Dots, scale: Scale, ticks: list[float]) -> str:
     y = ROW_PX / 2
     drawn = [svg.line(scale(v), scale(v), 0, ROW_PX, "grid") for v in ticks]
+    drawn += [svg.line(scale(0), scale(0), 0, ROW_PX, "zero")] if scale.low < 0 < scale.high else []
     role = row.dots[0][0] if row.dots else ""
     if row.whisker:
         low, high = (scale(v) for v in row.whisker)
@@ -65,8 +68,20 @@ class Point:
     whisker: tuple[float, float] | None = None
 
 
-def scatter(points: Sequence[Point], said: str, x_name: str, height: float = 300) -> str:
-    """Shares over positive numbers on a logarithmic axis, every point with its name."""
+Better = Literal["less", "more"]
+
+
+def front(points: Sequence[Point], better: Better) -> list[Point]:
+    """The points that no other beats in both, from the cheapest to the best: less (or more) along x, more along y."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.x if better == "less" else -p.x, -p.y)):
+        if not kept or point.y > kept[-1].y:
+            kept.append(point)
+    return kept
+
+
+def scatter(points: Sequence[Point], said: str, x_name: str, better: Better, height: float = 300) -> str:
+    """Shares over positive numbers on a logarithmic axis, every point with its name, and the front."""
     xs = svg.positives(p.x for p in points)
     ys = svg.shares(v for p in points for v in (p.y, *(p.whisker or ())))
     drawn = [
@@ -75,6 +90,9 @@ def scatter(points: Sequence[Point], said: str, x_name: str, height: float = 300
         svg.text(50, height + 34, x_name, "middle", kind="tick"),
     ]
     up: Callable[[float], float] = lambda v: height * (1 - ys(v) / 100)  # noqa: E731
+    best = [(xs(p.x), ys(p.y)) for p in front(points, better)]
+    corners = [best[0], *(c for (_, low), (x, y) in itertools.pairwise(best) for c in ((x, low), (x, y)))]
+    drawn.append(svg.stretched(svg.curve(corners, "front")))
     for p in points:
         if p.whisker:
             drawn.append(svg.line(xs(p.x), xs(p.x), up(p.whisker[0]), up(p.whisker[1]), f"whisker {p.role}"))
@@ -84,8 +102,62 @@ def scatter(points: Sequence[Point], said: str, x_name: str, height: float = 300
         for p, y in zip(side, _apart([up(p.y) + 4 for p in side], 15, height), strict=True):
             share = xs(p.x) / 100 if on_left else 1 - xs(p.x) / 100
             name = svg.cut(p.name, int((share * svg.PHONE_PX - 12) / svg.LETTER_PX))
-            drawn.append(svg.text(xs(p.x), y, name, "end" if on_left else "start", -12 if on_left else 12))
+            drawn.append(svg.text(xs(p.x), y, name, "end" if on_left else "start", -12 if on_left else 12, "over"))
     return svg.plot("".join(drawn), height, said, (12, 14, 42, 44))
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A line of stacked bars: part -> seconds."""
+
+    name: str
+    parts: dict[str, float]
+
+
+def bars(rows: Sequence[Bar], order: Sequence[str], said: str) -> str:
+    """One bar a row over a common axis of seconds, cut into the parts in their order; the total beside it."""
+    most = max(sum(row.parts.values()) for row in rows)
+    lines = []
+    for row in rows:
+        at, drawn = 0.0, []
+        for part in (p for p in order if p in row.parts):
+            wide, seconds = 100 * row.parts[part] / most, row.parts[part]
+            told = f"<title>{esc(part)}: {seconds:.3g} s, {seconds / sum(row.parts.values()):.0%}</title>"
+            place = f'x="{at:.2f}%" y="4" width="{wide:.2f}%" height="{ROW_PX - 8}"'
+            drawn.append(f'<rect class="part {part}" {place}>{told}</rect>')
+            at += wide
+        total = f"{1000 * sum(row.parts.values()):.0f} ms"
+        lines.append(
+            f'<span class="name">{esc(row.name)}</span><svg width="100%" height="{ROW_PX}">{"".join(drawn)}</svg>'
+            f'<span class="value">{total}</span>'
+        )
+    there = [part for part in order if any(part in row.parts for row in rows)]
+    box = '<svg width="14" height="14"><rect class="part {}" width="12" height="12" y="1"/></svg>'
+    keys = "".join(f"<span>{box.format(part)} {part}</span>" for part in there)
+    shares = "; ".join(f"{r.name}: {', '.join(f'{p} {s:.3g} s' for p, s in r.parts.items())}" for r in rows)
+    legend = f'<p class="legend">{keys}</p>'
+    return f'{legend}<div class="dots" role="img" aria-label="{esc(f"{said}. {shares}")}">{"".join(lines)}</div>'
+
+
+def heat(cells: dict[tuple[int, int], float], said: str, own: tuple[int, int] | None = None) -> str:
+    """Shares by (frames, side in px), as a table whose cells are the fuller the higher; `own` is framed."""
+    frames, sides = (sorted({place[axis] for place in cells}) for axis in (0, 1))
+    low, high = min(cells.values()), max(cells.values())
+    head = "".join(f"<th>{px} px</th>" for px in sides)
+    body = ""
+    for t in frames:
+        line = ""
+        for px in sides:
+            value = cells.get((t, px))
+            if value is None:
+                line += "<td></td>"
+                continue
+            full = 8 + 52 * (value - low) / (high - low) if high > low else 30
+            frame = " own" if (t, px) == own else ""
+            line += f'<td class="warm{frame}" style="--full:{full:.0f}%">{100 * value:.1f}</td>'
+        body += f"<tr><th>{t} frames</th>{line}</tr>"
+    table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="heat" role="img" aria-label="{esc(said)}">{table}</div>'
 
 
 def _apart(places: list[float], gap: float, end: float) -> list[float]:

@@ -9,10 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidkd import checkpoint, distiller
-from vidkd.data import clips, index
 from vidkd.distiller import Trainee
 from vidkd.methods import feature_consistency, feature_decoder
-from vidkd.report import videos
+from vidkd.report import cards, pictures
 from vidkd.report.material import Cell, LeftOut, Material
 from vidkd.report.svg import esc
 from vidkd.taps import Frozen, Tapped
@@ -27,37 +26,31 @@ MIDDLE = (0.13, 0.57, 0.55)
 def maps(m: Material) -> str:
     """For a few scored videos, strips of frames: the teacher's input and its drawing from the student's map, the deep
     maps (mean over channels, each clip scaled by itself) of teacher and student; "" for a run that compares no maps."""
-    source = next((cell for cell in reversed(m.best.cells) if cell.results), None)
-    if source is None or not {"feature_decoder", "feature_consistency"} & {s.kind for s in source.run.methods}:
+    finished = next((cell for cell in m.best.cells if cell.results), None)
+    if finished is None or not {"feature_decoder", "feature_consistency"} & {s.kind for s in finished.run.methods}:
         return ""
-    part, run = videos.part_of(source), source.run
-    classes = index.read(run.data.root).classes
-    trainee, teacher = _trained(source, len(classes))
-    boxes = []
-    for k in range(min(SHOWN, len(part))):
-        i = k * len(part) // min(SHOWN, len(part))
-        made = clips.TestClips(part, run.data, run.views()).load((0, i)).views
+    source = cards.shown(m)
+    trainee, teacher = _trained(source.cell, len(source.classes))
+
+    def drawn(i: int, views: cards.Views) -> str:
+        del i
         with torch.no_grad():
-            middle = {who: views[len(views) // 2].unsqueeze(0) for who, views in made.items()}
-            seen = teacher(middle["teacher"])
-            rows = pictures(trainee, teacher.tapped, trainee.student(middle["student"]), seen)
-        drawn = "".join(
+            middle = {who: seen[len(seen) // 2].unsqueeze(0) for who, seen in views.items()}
+            rows = compared(trainee, teacher.tapped, trainee.student(middle["student"]), teacher(middle["teacher"]))
+        return "".join(
             f'<figure class="seen"><figcaption>{esc(caption)}</figcaption>'
-            f'<img class="strip pixels alone" alt="{esc(caption)}, side by side" src="{videos.webp(strip)}"></figure>'
-            for caption, strip in rows
+            f'<img class="strip pixels alone" alt="{esc(caption)}, side by side" src="{pictures.webp(row)}"></figure>'
+            for caption, row in rows
         )
-        label = classes[part[i].label]
-        boxes.append(
-            f'<div class="video"><h4>{esc(label)}</h4><p><span class="tick">{esc(part[i].name)}</span></p>{drawn}</div>'
-        )
+
     note = (
         '<p class="note">Drawings are the decoder’s at the last checkpoint; it is no part of the student. Maps: mean '
-        "over channels, dark to bright from each clip’s smallest to its largest value.</p>"
+        f"over channels, dark to bright from each clip’s smallest to its largest value. {source.said()}</p>"
     )
-    return f'{note}<div class="videos">{"".join(boxes)}</div>'
+    return f"{note}{cards.cards(source, SHOWN, drawn)}"
 
 
-def pictures(trainee: Trainee, teacher: Tapped, own: View, seen: View) -> list[tuple[str, Image.Image]]:
+def compared(trainee: Trainee, teacher: Tapped, own: View, seen: View) -> list[tuple[str, Image.Image]]:
     """(caption, strip of frames) of everything that the methods compare, for one clip."""
     assert seen.video is not None
     rows = [("teacher: input", strip(in_colour(seen.video, teacher)))]
@@ -84,7 +77,7 @@ def pictures(trainee: Trainee, teacher: Tapped, own: View, seen: View) -> list[t
 
 def strip(video: Tensor) -> Image.Image:
     """[3, T, H, W] uint8 -> frames side by side."""
-    return videos.strip([Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in video.unbind(1)])
+    return pictures.strip([Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in video.unbind(1)])
 
 
 def in_colour(video: Tensor, teacher: Tapped) -> Tensor:

@@ -52,11 +52,17 @@ class Cell:
         return [line for text in lines if isinstance(line := _line(text), dict) and "step" in line]
 
     @cached_property
+    def probe(self) -> list[dict[str, Any]]:
+        """What vidkd.probe found; [] before it was run."""
+        path = self.dir / "probe.json"
+        return _json(path)["points"] if path.is_file() else []
+
+    @cached_property
     def run(self) -> Run:
         return config_file.load(self.dir / "config.yaml")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """The runs of one line of the table, which differ in their seed alone."""
 
@@ -156,7 +162,9 @@ def _bench(folder: Path) -> Material:
 def _row(folder: Path, bench: dict[str, Any], raw: dict[str, Any], line: dict[str, Any], *, first: bool) -> Row:
     seeds = raw["seeds"] or (bench["seeds"][:1] if first else bench["seeds"])
     own = folder / slug(raw["name"])
-    cells = tuple(Cell(d, k, _results(d)) for k in seeds if (d := own / f"seed{k}").is_dir())
+    apart = raw["set"].get("out")  # a teacher may have a folder that others share
+    folders = [(k, Path(apart) if apart else own / f"seed{k}") for k in seeds]
+    cells = tuple(Cell(d, k, _results(d)) for k, d in folders if d.is_dir())
     role: Role = "distilled" if any("teacher" in cell.results for cell in cells) else "alone"
     if first:
         role = "teacher"

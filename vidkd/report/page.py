@@ -3,36 +3,43 @@
 from collections.abc import Callable
 
 from vidkd.errors import VidkdError
-from vidkd.report import attention, maps, origin, sections, videos
+from vidkd.report import attention, classes, costs, gains, maps, origin, probes, training, videos
 from vidkd.report.material import LeftOut, Material
 from vidkd.report.style import CSS
 from vidkd.report.svg import esc
 
 Section = Callable[[Material], str]
 BENCH: dict[str, Section] = {
-    "What was gained": sections.headline,
-    "The table": sections.table,
-    "Accuracy": sections.accuracy,
-    "Accuracy and cost": sections.cost,
-    "Accuracy by class": sections.per_class,
-    "What is taken for what": sections.confusion,
+    "What was gained": gains.headline,
+    "The table": gains.table,
+    "Accuracy": gains.accuracy,
+    "Accuracy and cost": costs.cost,
+    "Resolution and frames": costs.surface,
+    "Gain by class": classes.gain,
+    "Accuracy by class": classes.per_class,
+    "What is taken for what": classes.confusion,
     "Videos fixed and broken by distillation": videos.videos,
+    "Motion or appearance": probes.probes,
     "Attention over time": attention.attention,
     "Feature maps": maps.maps,
-    "Learning curves": sections.curves,
+    "Learning curves": training.curves,
+    "Where the time went": training.time_spent,
     "Protocol": origin.protocol,
     "Commands": origin.commands,
     "Versions": origin.versions,
 }
 RUN: dict[str, Section] = {
-    "What was reached": sections.headline,
-    "The table": sections.table,
-    "Accuracy by class": sections.per_class,
-    "What is taken for what": sections.confusion,
+    "What was reached": gains.headline,
+    "The table": gains.table,
+    "Resolution and frames": costs.surface,
+    "Accuracy by class": classes.per_class,
+    "What is taken for what": classes.confusion,
     "Some test videos": videos.videos,
+    "Motion or appearance": probes.probes,
     "Attention over time": attention.attention,
     "Feature maps": maps.maps,
-    "Learning curves": sections.curves,
+    "Learning curves": training.curves,
+    "Where the time went": training.time_spent,
     "Protocol": origin.protocol,
     "Commands": origin.commands,
     "Versions": origin.versions,

@@ -34,8 +34,10 @@ svg{overflow:visible;display:block}
 svg text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;fill:var(--ink)}
 svg text.tick,.tick{fill:var(--soft);color:var(--soft);font-size:11px}
 svg text.on{fill:var(--paper)}
+svg text.over{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
 .grid{stroke:var(--rule);stroke-width:1}
 .frame{fill:none;stroke:var(--rule)}
+.zero{stroke:var(--soft);stroke-width:1}
 .link{stroke:var(--soft);stroke-width:2;opacity:.45}
 .whisker{stroke-width:2}
 .baseline{--own:var(--base)}.distilled{--own:var(--kd)}.alone{--own:var(--alone)}.teacher{--own:var(--teach)}
@@ -46,6 +48,14 @@ svg text.on{fill:var(--paper)}
 polyline{fill:none;stroke:var(--own);vector-effect:non-scaling-stroke}
 polyline.seed{stroke-width:1;opacity:.32}
 polyline.mean{stroke-width:2}
+polyline.front{stroke:var(--soft);stroke-width:1.5;stroke-dasharray:5 4;opacity:.8}
+rect.part{stroke:var(--paper);stroke-width:1}
+.part.data{fill:#b4530a}.part.teacher{fill:#d9a441}.part.student{fill:#0a63c2}.part.methods{fill:#7c5cc4}
+.part.backward{fill:#5b9bd5}.part.optimiser{fill:#0f766e}.part.other{fill:#98a2b3}
+.heat{overflow-x:auto}.heat table{width:auto;font-size:.88rem}
+.heat th{font-weight:500;white-space:nowrap}.heat td,.heat th{display:table-cell;padding:8px 14px;width:auto}
+.heat td.warm{background:color-mix(in srgb,var(--kd) var(--full),var(--paper));text-align:center}
+.heat td.own{outline:2px solid var(--ink);outline-offset:-2px;font-weight:700}
 rect.right{fill:var(--kd)}rect.wrong{fill:var(--bad)}
 .dots{display:grid;grid-template-columns:minmax(90px,max-content) minmax(120px,1fr) max-content;column-gap:16px;
 align-items:center;margin:.6rem 0}
@@ -79,9 +89,11 @@ table,tbody,tr,td{display:block;width:100%}thead{position:absolute;left:-9999px}
 tr{background:var(--card);border-radius:8px;padding:8px 12px;margin:10px 0}
 tr{display:grid;grid-template-columns:1fr 1fr;column-gap:20px}
 td{display:flex;justify-content:space-between;gap:8px;border:0;padding:2px 0}
-td:first-child{font-weight:700}td:nth-child(-n+3){grid-column:1/-1}td:empty{display:none}
+td:first-child{font-weight:700}td:nth-child(-n+4),.wide td{grid-column:1/-1}td:empty{display:none}
 td:not(:first-child)::before{content:attr(data-of);color:var(--soft);text-align:left}
 td small{display:inline}td::before{flex:1}
+.heat table{display:table}.heat tbody{display:table-row-group}.heat thead{position:static}
+.heat tr{display:table-row;background:none}.heat td:first-child{font-weight:400}
 }
 @media screen and (max-width:640px){
 body{padding:16px 14px 40px}
@@ -96,7 +108,7 @@ grid-auto-flow:dense;align-items:end}
 body{max-width:none;padding:0;font-size:10.5pt}table{font-size:8pt}th,td{padding:3px 4px}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .seen .moving{display:none}.seen{grid-template-columns:minmax(0,1fr)}
-figure,.video,tr,.plot,.dots,.tile{break-inside:avoid}
+figure,.video,tr,.plot,.dots,.tile,.note{break-inside:avoid}
 h2,h3,.note,.legend{break-after:avoid}.pair,.videos{grid-template-columns:repeat(2,minmax(0,1fr))}
 .panels{grid-template-columns:repeat(3,1fr)}
 }

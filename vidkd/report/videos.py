@@ -1,25 +1,19 @@
 """The section that shows videos: what the networks see of those that distillation fixed and broke."""
 
-import base64
-import io
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from vidkd.data import clips, index
-from vidkd.data.index import Part
 from vidkd.errors import VidkdError
-from vidkd.report.material import Cell, LeftOut, Material, Row
+from vidkd.report import cards, pictures
+from vidkd.report.cards import Shown
+from vidkd.report.material import LeftOut, Material, Row
 from vidkd.report.svg import esc
 
 EACH = 4  # videos of a kind
-IN_STRIP = 6  # frames
-LARGEST_PX = 112  # side of an embedded picture
 MOST_FRAMES = 16  # of a moving one
 MOST_BYTES = 1_700_000  # of pictures on the page, as base64
 
@@ -48,16 +42,14 @@ class Stack:
 
 def videos(m: Material) -> str:
     """The kinds of examples there are, each with a few videos."""
-    source = next((cell for cell in m.best.cells if cell.results), None)
-    if source is None:
-        raise LeftOut("no run is finished.")
+    source = cards.shown(m)
     kinds = _changed(m) if m.is_bench else _single(m.best)
-    part = part_of(source)
+    names = source.part.names()
     left, parts = MOST_BYTES, []
     for title, examples in kinds:
         boxes = []
         for example in examples:
-            box = _box(source, part, example)
+            box = _box(source, names, example)
             if box and len(box) < left:
                 left -= len(box)
                 boxes.append(box)
@@ -71,7 +63,7 @@ def _changed(m: Material) -> list[tuple[str, list[Example]]]:
     """The videos that more seeds get right, and fewer, than without distillation: those that changed most first."""
     if m.baseline is None or m.best is m.baseline:
         raise LeftOut("there is no row to compare with the baseline.")
-    base, before, after = m.baseline.name, _stack(m.baseline, "student"), _stack(m.best, "student")
+    base, before, after = m.baseline.name, stack_of(m.baseline, "student"), stack_of(m.best, "student")
     if before.names != after.names:
         raise LeftOut("the rows were not scored on the same videos.")
     teacher = _stack_or_none(m.best)
@@ -93,7 +85,7 @@ def _changed(m: Material) -> list[tuple[str, list[Example]]]:
 
 def _single(row: Row) -> list[tuple[str, list[Example]]]:
     """Of one run: some videos that are wrong and some that are right."""
-    own, teacher = _stack(row, "student"), _stack_or_none(row)
+    own, teacher = stack_of(row, "student"), _stack_or_none(row)
 
     def example(i: int) -> Example:
         said = [("student", own.counted(i))] + ([("teacher", Counter([teacher.answers[0][i]]))] if teacher else [])
@@ -118,7 +110,8 @@ def _varied(ordered: list[int], stack: Stack) -> list[int]:
     return taken
 
 
-def _stack(row: Row, who: str) -> Stack:
+def stack_of(row: Row, who: str) -> Stack:
+    """LeftOut where predictions are missing, or are not of the same videos."""
     read = [cell.predictions(who) for cell in row.cells if who in cell.results]
     if not read or any(p["video"] != read[0]["video"] for p in read):
         raise LeftOut(f"the predictions of {row.name} are missing, or not of the same videos.")
@@ -128,41 +121,23 @@ def _stack(row: Row, who: str) -> Stack:
 
 def _stack_or_none(row: Row) -> Stack | None:
     try:
-        return _stack(row, "teacher")
+        return stack_of(row, "teacher")
     except LeftOut:
         return None
 
 
-def part_of(cell: Cell) -> Part:
-    """The videos that were scored; LeftOut where they are no longer those."""
-    protocol = cell.figures("student")["protocol"]
-    try:
-        data_set = index.read(cell.run.data.root)
-        part = data_set.part(protocol["split"], protocol["part"])
-    except VidkdError as error:
-        raise LeftOut(f"the videos cannot be read: {error}") from None
-    if data_set.checksum() != protocol["index_sha256"]:
-        raise LeftOut(f"the data set in {cell.run.data.root} is no longer the one that was scored.")
-    return part
-
-
-def _box(cell: Cell, part: Part, example: Example) -> str:
+def _box(source: Shown, names: list[str], example: Example) -> str:
     """One video; "" where it cannot be read."""
-    run, names = cell.run, part.names()
     if example.name not in names:
         return ""
     i = names.index(example.name)
     try:
-        views = clips.TestClips(part, run.data, run.views()).load((0, i)).views
+        views = source.views(i)
     except VidkdError:
         return ""
-    span_s = run.data.clip.frames * run.data.clip.stride / (part[i].fps or 25.0)
-    pictures = "".join(_seen(who, views[who], span_s) for who in ("teacher", "student") if who in views)
+    drawn = "".join(_seen(who, views[who], source.span_s(i)) for who in ("teacher", "student") if who in views)
     said = "".join(f"{esc(who)}: {_answers(counts, example.label)}<br>" for who, counts in example.said)
-    return (
-        f'<div class="video"><h4>{esc(example.label)}</h4><p>{said}<span class="tick">{esc(example.name)}</span></p>'
-        f"{pictures}</div>"
-    )
+    return cards.card(example.label, example.name, drawn, said)
 
 
 def _answers(counts: Counter[str], label: str) -> str:
@@ -177,39 +152,16 @@ def _answers(counts: Counter[str], label: str) -> str:
 
 def _seen(who: str, views: Tensor, span_s: float) -> str:
     """A moving picture and a strip of frames, of the middle one of the views [V, 3, T, H, W] uint8."""
-    pictures, side = frames(views), views.shape[3]
+    seen, side = pictures.frames(views), views.shape[3]
     kind = "pixels" if side <= 64 else ""
-    few = pictures[:: -(-len(pictures) // MOST_FRAMES)]
-    moving = webp(few[0], save_all=True, append_images=few[1:], duration=round(1000 * span_s / len(few)), loop=0)
-    caption = f"{who}: {len(pictures)} frames of {side} px"
+    few = seen[:: -(-len(seen) // MOST_FRAMES)]
+    moving = pictures.webp(
+        few[0], save_all=True, append_images=few[1:], duration=round(1000 * span_s / len(few)), loop=0
+    )
+    still = pictures.webp(pictures.strip(seen))
+    caption = f"{who}: {len(seen)} frames of {side} px"
     return (
         f'<figure class="seen"><figcaption>{caption}</figcaption>'
         f'<img class="moving {kind}" alt="the clip, moving" src="{moving}">'
-        f'<img class="strip {kind}" alt="frames of the clip, side by side" src="{webp(strip(pictures))}"></figure>'
+        f'<img class="strip {kind}" alt="frames of the clip, side by side" src="{still}"></figure>'
     )
-
-
-def frames(views: Tensor) -> list[Image.Image]:
-    """Those of the middle one of the views [V, 3, T, H, W] uint8, at most LARGEST_PX a side."""
-    pictures = [Image.fromarray(f) for f in views[len(views) // 2].permute(1, 2, 3, 0).numpy()]
-    if views.shape[3] > LARGEST_PX:
-        pictures = [p.resize((LARGEST_PX, LARGEST_PX), Image.Resampling.LANCZOS) for p in pictures]
-    return pictures
-
-
-def strip(pictures: list[Image.Image]) -> Image.Image:
-    """Up to IN_STRIP frames side by side, from the first to the last."""
-    n = min(IN_STRIP, len(pictures))
-    chosen = [pictures[round(i * (len(pictures) - 1) / max(n - 1, 1))] for i in range(n)]
-    w, h = chosen[0].size
-    gap = max(w // 32, 1)
-    strip = Image.new("RGBA", (n * (w + gap) - gap, h))
-    for i, picture in enumerate(chosen):
-        strip.paste(picture, (i * (w + gap), 0))
-    return strip
-
-
-def webp(picture: Image.Image, **options: Any) -> str:
-    sink = io.BytesIO()
-    picture.save(sink, "WEBP", quality=75, method=4, **options)
-    return f"data:image/webp;base64,{base64.b64encode(sink.getvalue()).decode()}"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from vidkd.types import ClipBatch, Shown, View
 
 class TaskSection(Weighted):
     """The keys every `task:` section has; each task's own Config adds to them."""
+
+    only_teaches: ClassVar[tuple[str, ...]] = ("weights",)  # keys that change what is learned, not how it is scored
 
     kind: str
 

@@ -6,7 +6,7 @@ The truth is segments.csv in the prepared data set (annotations.py), in seconds.
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ TOUCH_S = 1e-6  # an action that ends with a window lies inside it, whatever rou
 
 
 class Config(TaskSection):
+    only_teaches: ClassVar[tuple[str, ...]] = ("weights", "inside", "refined_from", "pooled_boundaries", "bootstrap")
+
     tiou: tuple[str, ...] = TIOU  # lists START:STEP:STOP; mAP over the first heads the results
     inside: float = Field(
         default=0.5, gt=0, le=1

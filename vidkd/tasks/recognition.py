@@ -7,7 +7,7 @@ The views of a video (its clips x crops) are averaged into one answer, and that 
 import argparse
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ TEXT = ("video", "label", "prediction", "top5", "view_rank", "view_confidence") 
 
 
 class Config(TaskSection):
+    only_teaches: ClassVar[tuple[str, ...]] = ("weights", "label_smoothing", "loss", "bootstrap")
+
     label_smoothing: float = Field(default=0.0, ge=0, le=1)  # share of the target spread evenly over all classes
     loss: Literal["mean_logit", "step_probabilities"] = "mean_logit"  # the latter: see step_probabilities below
     aggregation: Aggregation = "mean_probability"  # what is averaged over the views of a video

@@ -1,0 +1,41 @@
+"""python -m vidkd.bench BENCH.yaml [--jobs N] [--dry-run] [--stale-s S]
+
+Run a grid of ordinary configurations over several seeds, each cell in a process of its own, and write one table
+(table.md, table.csv, table.html) into its folder. The same command continues: a finished cell is not run again, one
+that was killed goes on, and one whose configuration, data or teacher changed is run again, its old results moved aside.
+Launched many times, on any machines that share the folder, it spreads the grid: every cell is claimed by one of them.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from vidkd import cli
+from vidkd.bench import claims, grid, run, table
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="vidkd.bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("bench", type=Path)
+    parser.add_argument("--jobs", type=int, help="cells at a time (default: the bench's)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be run, and why, and stop")
+    parser.add_argument(
+        "--stale-s",
+        type=float,
+        default=claims.STALE_S,
+        help=f"a claim of another machine that does not beat for so long is taken over (default: {claims.STALE_S:.0f})",
+    )
+    args = parser.parse_args(argv)
+    bench = grid.load(args.bench)
+    if args.dry_run:
+        print("\n".join(run.plan(bench)))
+        return 0
+    run.run(bench, args.jobs or bench.jobs, args.stale_s)
+    print(table.write(bench))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_main(main, sys.argv[1:]))

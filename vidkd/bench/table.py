@@ -1,0 +1,148 @@
+"""The table of a finished grid: for people (Markdown, HTML) and for programs (CSV, bench.json)."""
+
+import csv
+import html
+import io
+import json
+from typing import Any
+
+from vidkd import checkpoint, config_file, distiller, intervals, outcome, results
+from vidkd.bench.grid import Bench, Cell, cells
+from vidkd.errors import DataError
+from vidkd.intervals import Interval
+from vidkd.outcome import Outcome
+
+STYLE = (
+    ":root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem;overflow-x:auto}"
+    "table{border-collapse:collapse}th,td{padding:.35rem .7rem;text-align:right;border-bottom:1px solid #8886;"
+    "font-variant-numeric:tabular-nums}th:first-child,td:first-child{text-align:left}td small{display:block;opacity:.7}"
+)
+
+
+def write(bench: Bench) -> str:
+    """Write table.md, table.csv, table.html and bench.json into the grid's folder; the first of them."""
+    table = rows_of(bench)
+    markdown = as_markdown(table)
+    checkpoint.write_atomic(bench.out / "table.md", (markdown + "\n").encode())
+    checkpoint.write_atomic(bench.out / "table.csv", as_csv(table).encode())
+    checkpoint.write_atomic(bench.out / "table.html", as_html(bench.name, table).encode())
+    summary = {"bench": bench.model_dump(mode="json"), "rows": table}
+    checkpoint.write_atomic(bench.out / "bench.json", (json.dumps(summary, indent=1) + "\n").encode())
+    return markdown
+
+
+def rows_of(bench: Bench) -> list[dict[str, Any]]:
+    """One dict a row. DataError if two rows were not scored on the same videos, or not in the same way."""
+    every = (*bench.first, *bench.rows)
+    read = {row.name: [outcome.read(cell.out) for cell in cells(bench, (row,))] for row in every}
+    reference = read[bench.baseline][0]
+    for row in every:
+        for own in read[row.name]:
+            _check(row.name, own, bench.baseline, reference, strict=row in bench.rows)
+    n, key = len(reference.answers.videos), reference.task.primary
+    figures = {name: [own.answers.figure for own in seeds] for name, seeds in read.items()}
+    table = []
+    for row in every:
+        own = cells(bench, (row,))
+        value = intervals.mean_interval(figures[row.name], n)
+        line: dict[str, Any] = {"row": row.name, "seeds": len(own), key: value.mean}
+        line |= {f"{key}_low": value.low, f"{key}_high": value.high, "primary": key, "title": reference.task.title}
+        if row in bench.rows and row.name != bench.baseline:
+            gain = intervals.gain_interval(figures[row.name], figures[bench.baseline], n)
+            line |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+            line |= _recovered(own[0], figures[row.name], figures[bench.baseline], n)
+        line |= speed(own[0], len(reference.task.classes))
+        line["training_s"] = sum(outcome.results_of(cell.out)["training_s"] for cell in own) / len(own)
+        line["protocol"] = read[row.name][0].protocol
+        table.append(line)
+    return table
+
+
+def _check(name: str, own: Outcome, baseline: str, reference: Outcome, *, strict: bool) -> None:
+    """Rows are compared with the baseline in all but their network and its view; what came first (a teacher) may have
+    been scored in its own way, on the same videos."""
+    if own.task.primary != reference.task.primary or own.answers.videos != reference.answers.videos:
+        raise DataError(f"{name!r} was not scored on the videos of {baseline!r}: they cannot be compared")
+    free = (*outcome.NETWORK, *outcome.VIEW)
+    if strict and (found := outcome.unlike(own.protocol, reference.protocol, free)):
+        raise DataError(f"{name!r} and {baseline!r} cannot be compared: {'; '.join(found)}")
+
+
+def _recovered(cell: Cell, figures: list[intervals.Figure], baseline: list[intervals.Figure], n: int) -> dict[str, Any]:
+    """How much of its own teacher's lead over the baseline the row has made up; {} without a teacher that leads."""
+    if "teacher" not in outcome.results_of(cell.out):
+        return {}
+    teacher = outcome.read(cell.out, "teacher").answers.figure
+    share = intervals.recovered_interval(figures, baseline, teacher, n)
+    return {} if share is None else {"recovered": share.mean, "recovered_low": share.low, "recovered_high": share.high}
+
+
+def speed(cell: Cell, num_classes: int) -> dict[str, Any]:
+    """Cost of the row's network, measured here, where no other cell of this bench runs beside it."""
+    run = config_file.load(cell.out / "config.yaml")
+    network, _ = distiller.build_network(
+        run.student.model_copy(update={"weights": None}), num_classes, run.data.clip.frames
+    )
+    return results.measure(network, run.student.view.frames or run.data.clip.frames, run.student.view.size_px)
+
+
+def _heads(table: list[dict[str, Any]]) -> list[str]:
+    title = f"{table[0]['title']}, mean and 95 % interval"
+    return ["", title, "gain over the baseline, points", "% of the teacher gap recovered", "seeds", "input",
+            "parameters", "GMACs", "clips/s", "training"]  # fmt: skip
+
+
+def _cells(line: dict[str, Any]) -> list[str]:
+    """A line of the table, as text."""
+    key, p = line["primary"], line["protocol"]
+
+    def points(name: str, sign: str = "+") -> str:
+        if name not in line:
+            return ""
+        mean, low, high = (100 * line[name + end] for end in ("", "_low", "_high"))
+        return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+    return [
+        line["row"],
+        str(Interval(line[key], line[f"{key}_low"], line[f"{key}_high"])),
+        points("gain"),
+        points("recovered", ""),
+        str(line["seeds"]),
+        f"{p['frames']}x{p['size_px']}x{p['size_px']}",
+        f"{line['parameters']:,}",
+        f"{line['gmacs']:.3f}",
+        f"{line['clips_per_s']:.0f}",
+        f"{line['training_s']:.0f} s",
+    ]
+
+
+def as_markdown(table: list[dict[str, Any]]) -> str:
+    """For people."""
+    heads = _heads(table)
+    lines = [heads, ["---"] * len(heads), *(_cells(line) for line in table)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def as_html(name: str, table: list[dict[str, Any]]) -> str:
+    """The same as a page of its own, to be mailed or pasted."""
+    head = "".join(f"<th>{html.escape(head)}</th>" for head in _heads(table))
+    body = ""
+    for line in table:
+        said = (html.escape(cell).replace(" [", "<small>[").replace("]", "]</small>") for cell in _cells(line))
+        body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in said)}</tr>\n"
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(name)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
+        f"<body><h1>{html.escape(name)}</h1><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+        "</body></html>\n"
+    )
+
+
+def as_csv(table: list[dict[str, Any]]) -> str:
+    """For programs: every number of the table."""
+    keys = [k for k in dict.fromkeys(key for line in table for key in line) if k != "protocol"]
+    sink = io.StringIO()
+    writer = csv.DictWriter(sink, keys, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return sink.getvalue()
