@@ -149,11 +149,14 @@ def environment() -> dict[str, Any]:
 
 def git_commit() -> str | None:
     """The commit of this source tree, with `+` if it was changed since; None where there is no git."""
-    here = Path(vidkd.__file__).parent
-    try:
-        run = lambda *args: subprocess.run(  # noqa: E731
-            ["git", "-C", str(here), *args], capture_output=True, text=True, timeout=10, check=True
+    here = str(Path(vidkd.__file__).parent)
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "-C", here, *args], capture_output=True, text=True, timeout=10, check=True
         ).stdout.strip()
-        return run("rev-parse", "HEAD") + ("+" if run("status", "--porcelain", "--untracked-files=no") else "")
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None

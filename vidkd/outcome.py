@@ -1,6 +1,5 @@
 """What a run or an evaluation left behind, read again: figures, the protocol they were got under, every answer."""
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, Literal
 
 from vidkd import config_file, distiller, predictions_file, run_dir, tasks
 from vidkd.data import index
-from vidkd.errors import ConfigError, DataError
+from vidkd.errors import ConfigError
 from vidkd.tasks._base import Answers, BaseTask
 
 Who = Literal["student", "teacher"]
@@ -55,13 +54,7 @@ def results_of(folder: Path) -> dict[str, Any]:
     path = folder / "results.json"
     if not path.is_file():
         raise ConfigError(f"{folder}: no results.json; give the folder of a finished run, or of an evaluation of one")
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from None
-    if not isinstance(said, dict):
-        raise DataError(f"{path}: holds {type(said).__name__}, not an object")
-    return said
+    return run_dir.read_json(path)
 
 
 def unlike(a: dict[str, Any], b: dict[str, Any], free: Collection[str]) -> list[str]:

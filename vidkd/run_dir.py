@@ -23,6 +23,7 @@ OURS = ("config.yaml", "inputs.json", "metrics.jsonl", "results.json", "student.
         "MODEL_CARD.md", "classes.txt", "student_predictions.csv", "teacher_predictions.csv",
         "report.html")  # fmt: skip
 BAD_BATCHES = "bad_batches"
+ANEW = "; --resume never starts the run anew"
 OURS_FOLDERS = ("checkpoints", "tensorboard", "wandb", "evaluate", BAD_BATCHES)
 
 
@@ -108,7 +109,7 @@ def changed_inputs(out: Path, inputs: dict[str, Any]) -> list[str]:
     path = out / "inputs.json"
     if not path.exists():
         return []
-    there = _json(path)
+    there = read_json(path, ANEW)
     return sorted(key for key in inputs if there.get(key) != inputs[key])
 
 
@@ -137,12 +138,23 @@ def in_use(out: Path) -> str:
     return ""
 
 
+def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
+    """The object in a .json file. DataError, with the `remedy`, where it holds none or cannot be read."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read ({error}){remedy}") from None
+    if not isinstance(said, dict):
+        raise DataError(f"{path}: holds {type(said).__name__}, not an object{remedy}")
+    return said
+
+
 def finished(out: Path) -> dict[str, Any] | None:
     """The results of a run that came to its end; None while it has not."""
     path = out / "results.json"
     if not path.exists() or not (out / "student.safetensors").exists():
         return None
-    return _json(path)
+    return read_json(path, ANEW)
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:
@@ -175,16 +187,6 @@ def saved(out: Path) -> None:
     """Remember that the run in `out` has published a checkpoint."""
     if not (out / MARK).read_bytes():
         checkpoint.write_atomic(out / MARK, b"saved\n")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); --resume never starts the run anew") from None
-    if not isinstance(said, dict):
-        raise DataError(f"{path}: holds no mapping; --resume never starts the run anew")
-    return said
 
 
 def _not_lost(out: Path) -> None:

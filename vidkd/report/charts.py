@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -89,7 +89,10 @@ def scatter(points: Sequence[Point], said: str, x_name: str, better: Better, hei
         svg.grid_y(ys, height, [(v, f"{100 * v:.0f} %") for v in ys.ticks()]),
         svg.text(50, height + 34, x_name, "middle", kind="tick"),
     ]
-    up: Callable[[float], float] = lambda v: height * (1 - ys(v) / 100)  # noqa: E731
+
+    def up(value: float) -> float:
+        return height * (1 - ys(value) / 100)
+
     best = [(xs(p.x), ys(p.y)) for p in front(points, better)]
     corners = [best[0], *(c for (_, low), (x, y) in itertools.pairwise(best) for c in ((x, low), (x, y)))]
     drawn.append(svg.stretched(svg.curve(corners, "front")))
@@ -183,7 +186,10 @@ def curves(title: str, seeds: Sequence[Curve], role: str, height: float = 110) -
     values = sorted(y for c in clean for _, y in c)
     low, high = min(values[0], 0.0), values[min(int(0.995 * len(values)), len(values) - 1)]  # a spike is not the curve
     ys = Scale(low, max(high, mean[0][1]) if high > low else low + 1)
-    place = lambda c: [(xs(x), min(ys(y), 100)) for x, y in _thin(c)]  # noqa: E731
+
+    def place(curve: Curve) -> Curve:
+        return [(xs(x), min(ys(y), 100)) for x, y in _thin(curve)]
+
     drawn = "".join(svg.curve(place(c), f"seed {role}") for c in clean) + svg.curve(place(mean), f"mean {role}")
     inside = (
         svg.grid_x(xs, height, [(v, svg.number(v)) for v in xs.ticks(3)])

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.csv
 
-from vidkd import config_file
+from vidkd import config_file, run_dir
 from vidkd.config import Run
 from vidkd.errors import ConfigError, DataError
 
@@ -55,7 +55,7 @@ class Cell:
     def probe(self) -> list[dict[str, Any]]:
         """What vidkd.probe found; [] before it was run."""
         path = self.dir / "probe.json"
-        return _json(path)["points"] if path.is_file() else []
+        return run_dir.read_json(path)["points"] if path.is_file() else []
 
     @cached_property
     def run(self) -> Run:
@@ -148,7 +148,7 @@ def slug(name: str) -> str:
 
 def _bench(folder: Path) -> Material:
     path = folder / "bench.json"
-    said = _json(path)
+    said = run_dir.read_json(path)
     try:
         bench, lines = said["bench"], {line["row"]: line for line in said["rows"]}
         first = tuple(_row(folder, bench, raw, lines[raw["name"]], first=True) for raw in bench["first"])
@@ -192,17 +192,7 @@ def _line_of(figures: dict[str, Any]) -> dict[str, Any]:
 
 def _results(folder: Path) -> dict[str, Any]:
     path = folder / "results.json"
-    return _json(path) if path.is_file() else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from None
-    if not isinstance(said, dict):
-        raise DataError(f"{path}: holds {type(said).__name__}, not an object")
-    return said
+    return run_dir.read_json(path) if path.is_file() else {}
 
 
 def _line(text: str) -> Any:
