@@ -23,10 +23,10 @@ def headline(m: Material) -> str:
     else:
         said += f"{m.best.name}: {title} {value:.1%} (95 % interval {share(*m.best.interval)})."
         tiles.append((f"{value:.1%}", f"{m.best.name}, {title}"))
-    if m.teacher is not None:
-        taught = m.teacher[m.best.primary]
-        said += f" The teacher, {taught:.1%}, " + cheaper(m.teacher["cost"], line)
-        fewer, less = (m.teacher["cost"][key] / line[key] for key in ("parameters", "gmacs"))
+    if m.teacher_row is not None:
+        taught, cost = m.teacher_row.value, m.teacher_row.line
+        said += f" The teacher, {taught:.1%}, " + cheaper(cost, line)
+        fewer, less = (cost[key] / line[key] for key in ("parameters", "gmacs"))
         tiles.append((f"{taught:.1%}", f"the teacher, {title}"))
         if min(fewer, less) > 1:
             tiles.append((f"{times(fewer)} ×", f"fewer parameters than the teacher, and {times(less)} × fewer GMACs"))

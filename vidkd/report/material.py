@@ -128,6 +128,15 @@ class Material:
         return (*self.first, Row("teacher", "teacher", _line_of(self.teacher), (), "", {}), *self.rows)
 
 
+    @cached_property
+    def teacher_row(self) -> Row | None:
+        """The line of the table that is the teacher of the best row."""
+        if self.teacher is None:
+            return None
+        network = self.teacher["protocol"]["network"]
+        return next(r for r in self.lines if r.line.get("protocol", {}).get("network") == network)
+
+
 def read(folder: Path) -> Material:
     """ConfigError if `folder` is neither a bench nor a run; DataError if its main file is broken."""
     if not folder.is_dir():
