@@ -12,7 +12,9 @@ from data_prep import __main__ as data_prep
 from vidkd import cli, config_file, distiller, evaluation, export, predict, train
 from vidkd.data import clips, index
 from vidkd.data.decode import open_video
+from vidkd.errors import ConfigError
 from vidkd.tasks import detection
+from vidkd.types import View
 
 CONFIG = next(path for path in CONFIGS if path.stem == "motion_detection")
 OPTIONS = "student.options={backbone: small_r3d, backbone_options: {width: 8}, frames: 64, size_px: 32, width: 64}"
@@ -43,7 +45,7 @@ def test_prediction_sees_what_evaluation_sees(run):
     with open_video(part[1].path) as video:
         starts, span = predict.windows(student, video, None)
         assert (starts, span) == ([0], 50)
-        found = predict.events(student, detection, video, starts, batch=2)
+        found = predict.events([student], detection, video, starts, batch=2)
     own = [i for i, name in enumerate(expected["video"]) if name == part[1].name and expected["start_s"][i] < 4.0]
     assert [e[3] for e in found] == pytest.approx([expected["score"][i] for i in own], rel=1e-4)
     assert [e[0] for e in found] == pytest.approx([expected["start_s"][i] for i in own], abs=1e-3)
@@ -53,16 +55,50 @@ def test_events_as_text_json_and_picture(run, capsys):
     _, _, folder = run
     video = folder / "set" / "test_000.mp4"
     told = ["--model", folder / "run", "--task", "detection", "--json", folder / "e.json", "--png", folder / "e.png"]
+    told += ["--html", folder / "e.html"]
     assert cli.run_main(predict.main, [str(a) for a in (video, *told, "--threshold", "0.0")]) == 0
     assert "1 window(s) of 4.00 s" in capsys.readouterr().out
     events = json.loads((folder / "e.json").read_text())["events"]
     assert 0 < len(events) <= 40
     assert all(0 <= e["start_s"] < e["end_s"] <= 4.0 and e["class"] in tiny_set.CLASSES for e in events)
     assert (folder / "e.png").read_bytes()[:4] == b"\x89PNG"
+    page = (folder / "e.html").read_text()
+    assert page.count('class="bar"') == page.count("<tr><td>") == len(events)
+    assert page.count("data:image/jpeg") == predict.PICTURES and "<script" not in page
     assert cli.run_main(predict.main, [str(a) for a in (video, *told, "--threshold", "2")]) == 0
     assert "nothing is sure enough" in capsys.readouterr().out
     assert cli.run_main(predict.main, [str(video), "--model", str(folder / "run"), "--task", "recognition"]) == 2
     assert "was trained for detection" in capsys.readouterr().err
+
+
+def test_two_streams_answer_as_one(run, capsys):
+    """The mean of the raw answers; of the same stream twice, what it says alone. Other windows cannot be joined."""
+    made, _, folder = run
+    torch.manual_seed(1)
+    other, _ = distiller.build_network(made.student, 4, made.data.clip.frames)
+    export.save_student(folder / "other", other, made, tiny_set.CLASSES, None)
+    first, second = (export.load_student(folder / name) for name in ("run", "other"))
+    with open_video(folder / "set" / "test_000.mp4") as video:
+        alone, twice, both = (
+            predict.events(streams, detection, video, [0], batch=1)
+            for streams in ([first], [first, first], [first, second])
+        )
+    assert [e[2:] for e in twice] == [e[2:] for e in alone] != [e[2:] for e in both]
+    clip = torch.randint(0, 256, (2, 3, 64, 32, 32), dtype=torch.uint8)
+    views = [detection.said_of(each.tapped(clip)) for each in (first, second)]
+    fused = detection.fused(views)
+    torch.testing.assert_close(fused.taps["reach"], (views[0].taps["reach"] + views[1].taps["reach"]) / 2)
+    torch.testing.assert_close(fused.logits, (views[0].logits + views[1].logits) / 2)
+    with pytest.raises(ConfigError, match="need the same frames, levels and classes; logits: "):
+        detection.fused([views[0], View(views[1].logits[..., :-1], views[1].taps)])
+
+    slower = made.model_copy(update={"data": made.data.model_copy(update={"fps": 10.0})})
+    export.save_student(folder / "slower", other, slower, tiny_set.CLASSES, None)
+    told = [folder / "set" / "test_000.mp4", "--model", folder / "run", "--model"]
+    assert cli.run_main(predict.main, [str(a) for a in (*told, folder / "other", "--threshold", "0")]) == 0
+    assert "detector and detector, 4 classes: 1 window(s)" in capsys.readouterr().out
+    assert cli.run_main(predict.main, [str(a) for a in (*told, folder / "slower")]) == 2
+    assert "its fps is 10.0, that of" in capsys.readouterr().err
 
 
 def test_rendered_videos_say_what_happens_when(tmp_path):

@@ -5,6 +5,7 @@ The truth is segments.csv in the prepared data set (annotations.py), in seconds.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -181,6 +182,26 @@ def keep(view: View, span_s: Tensor) -> dict[str, Tensor]:
     `scores` [B, L, K]."""
     segments, scores = _detections.decode(_said(view))
     return {"segments": _detections.in_seconds(segments.cpu(), span_s), "scores": scores.cpu()}
+
+
+def said_of(view: View) -> View:
+    """Of what a detector answers, what detections are made of, on the CPU."""
+    said = {name: tap.cpu() for name, tap in _said(view).items() if name in _detections.NEEDED}
+    return View(said.pop("logits"), said)
+
+
+def fused(views: Sequence[View]) -> View:
+    """What several detectors (an RGB and a flow stream) say together of the same windows: the mean of each raw answer,
+    before anything is decoded, as AFSD's code does. ConfigError if they have other locations or classes."""
+    every = [_said(view) for view in views]
+    mean = {}
+    for name, first in every[0].items():
+        answers = [said[name] for said in every]
+        if any(answer.shape != first.shape for answer in answers):
+            shapes = " and ".join(str(list(answer.shape[1:])) for answer in answers)
+            raise ConfigError(f"detectors to be fused need the same frames, levels and classes; {name}: {shapes}")
+        mean[name] = torch.stack([answer.float() for answer in answers]).mean(dim=0)
+    return View(mean.pop("logits"), mean)
 
 
 def events(kept: dict[str, Tensor], config: Config, classes: tuple[str, ...]) -> list[tuple[float, float, str, float]]:
