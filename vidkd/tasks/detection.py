@@ -19,6 +19,7 @@ from vidkd.errors import ConfigError, DataError
 from vidkd.tasks import _detection_losses, _detections
 from vidkd.tasks._base import Answers, BaseTask, Scored, TaskSection
 from vidkd.tasks._detection_figures import Truth, figures, matched, thresholds
+from vidkd.tasks._detection_losses import ClassOver
 from vidkd.types import ClipBatch, Segments, Shown, View
 
 SEGMENTS = "segments.csv"
@@ -36,6 +37,7 @@ class Config(TaskSection):
         default=0.5, gt=0, le=1
     )  # the share of an action in a window from which the window teaches it
     refined_from: float = Field(default=0.5, ge=0, le=1)  # tIoU of a coarse segment from which refining it is learned
+    class_over: ClassOver = "actions"  # what the loss of refined classes is divided by; refined: as AFSD
     pooled_boundaries: bool = True  # boundary labels come to the finest level by maximum; false: every n-th, as AFSD
     sigma: float = Field(default=0.5, gt=0)  # of Gaussian soft-NMS
     threshold: float = Field(default=0.01, ge=0, lt=1)  # scores up to it are no detections
@@ -102,8 +104,9 @@ class Task(BaseTask[Config]):
 
     def losses(self, batch: ClipBatch, student: View) -> dict[str, Tensor]:
         segments, classes = batch.extra["segments"], batch.extra["classes"]
+        config = self.config
         return _detection_losses.losses(
-            _said(student), segments, classes, self.config.refined_from, self.config.pooled_boundaries
+            _said(student), segments, classes, config.refined_from, config.pooled_boundaries, config.class_over
         )
 
     def right(self, batch: ClipBatch, view: View) -> Tensor:
