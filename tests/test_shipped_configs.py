@@ -1,5 +1,7 @@
 """Every shipped configuration builds and trains a step: its own networks, methods and task, on a small index."""
 
+import json
+
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
@@ -39,6 +41,10 @@ def test_it_trains_a_step_and_evaluates(shipped, clips_root, tmp_path, request):
             sizes = {"frames": 64, "size_px": 32, "levels": 4}  # it is made for one clip length and size
             smaller += ["data.clip.frames=64", "data.windows={train_step: 16, test_step: 32}"]
             smaller += [f"{who}.options.{key}={n}" for key, n in sizes.items()]
+            if "channels" in section.options.get("backbone_options", {}):  # it is made for features; these are pictures
+                smaller += [f"{who}.options.backbone_options.channels=3"]
+    if run.optim.lr_scale:  # nothing is frozen that has no weights
+        smaller.append(f"optim.lr_scale={json.dumps({name: s or 0.01 for name, s in run.optim.lr_scale.items()})}")
     if run.teacher is not None:
         smaller += [
             "teacher.weights=null",

@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 from vidkd import checkpoint, cli, export, tasks
-from vidkd.data import clips, complete, container, sampling, transforms
+from vidkd.data import clips, complete, container, sampling, transforms, walking
 from vidkd.data.decode import Video, open_video
 from vidkd.data.degrade import degrade
 from vidkd.errors import ConfigError, DataError
@@ -55,8 +55,8 @@ def main(argv: list[str]) -> int:
         pictures: Pictures = {}
         if (args.png or args.html) and video.decoder != "features":
             pictures = {int((i + 0.5) * video.frames / PICTURES): None for i in range(PICTURES)}
-        report = {"video": str(args.video), "model": ", ".join(map(str, args.model)), "network": student.network}
-        report |= {"fps": fps, "duration_s": duration_s}
+        report: dict[str, Any] = {"video": str(args.video), "model": ", ".join(map(str, args.model))}
+        report |= {"network": student.network, "fps": fps, "duration_s": duration_s}
         timeline = None
         if hasattr(task, "events"):
             found = [e for e in events(students, task, video, starts, args.batch, pictures) if e[3] >= args.threshold]
@@ -204,37 +204,21 @@ def over_windows(
     given, clip = student.view.frames or student.clip.frames, student.clip
     spans = ([source[i] for i in sampling.indices(s, clip, len(source), student.short)] for s in starts)
     plans = [sampling.subsample(span, given) for span in spans]
-    needed = sorted({i for plan in plans for i in plan} | set(pictures or ()))
-    walk = zip(needed, video.walk(needed), strict=True)
-    held: dict[int, Tensor] = {}
-    answers = []
     bar = tqdm(total=len(plans), unit="window", disable=None, leave=False)
-    for at in range(0, len(plans), batch):
-        portion = plans[at : at + batch]
-        first, last = min(map(min, portion)), max(map(max, portion))
-        held = {i: frame for i, frame in held.items() if i >= first}
-        for i, frame in _up_to(walk, last, held):
-            held[i] = _small(frame, student.view.size_px)
-            if pictures and i in pictures:
-                pictures[i] = _picture(frame)
-        seen = [_degraded(student, [held[i] for i in plan], plan[0]) for plan in portion]
-        answers.append(answer(torch.stack(seen).to(device), slice(at, at + batch)))
-        bar.update(len(portion))
-    bar.close()
-    for i, frame in walk:  # pictures behind the last window
+
+    def made(i: int, frame: Tensor) -> Tensor:
         if pictures and i in pictures:
             pictures[i] = _picture(frame)
+        return _small(frame, student.view.size_px)
+
+    answers = []
+    for k, portion in enumerate(walking.portions(video, plans, batch, made, set(pictures or ()))):
+        rows = slice(k * batch, k * batch + len(portion))
+        seen = [_degraded(student, frames, plan[0]) for frames, plan in zip(portion, plans[rows], strict=True)]
+        answers.append(answer(torch.stack(seen).to(device), rows))
+        bar.update(len(portion))
+    bar.close()
     return answers
-
-
-def _up_to(walk: Iterator[tuple[int, Tensor]], last: int, held: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """The frames that are still to come, up to and with frame `last`."""
-    if last in held:
-        return
-    for i, frame in walk:
-        yield i, frame
-        if i >= last:
-            return
 
 
 def _small(frame: Tensor, size_px: int) -> Tensor:
@@ -248,9 +232,9 @@ def _picture(frame: Tensor) -> Tensor:
     return F.resize(frame, [PICTURE_PX, width], antialias=True)
 
 
-def _degraded(student: Student, frames: list[Tensor], address: int) -> Tensor:
+def _degraded(student: Student, frames: Tensor, address: int) -> Tensor:
     """[3, T, H, W], made worse as the student's training clips were."""
-    return degrade(torch.stack(frames), student.view.degrade, clips.generator(address)).transpose(0, 1)
+    return degrade(frames, student.view.degrade, clips.generator(address)).transpose(0, 1)
 
 
 def rulers(timeline: Timeline, slots: int = 600) -> list[Event]:

@@ -247,7 +247,8 @@ def detector(
     taps = {name: Tap(f"backbone.net.{tap.path}", tap.channels, tap.layout, tap.axes) for name, tap in _inner(trunk)}
     taps |= {name: Tap(f"heads.out.{name}", outputs(num_classes)[name], axes="BCT") for name in said}
     taps |= {f"pyramid_{i}": Tap(f"heads.levels.{i}", width, OVER_TIME) for i in range(levels)}
-    limits = Input((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), frames=frames, size_px=size_px)  # the backbone standardises itself
+    channels = len(trunk.input.mean)  # which the backbone standardises by itself
+    limits = Input((0.0,) * channels, (1.0,) * channels, frames=frames, size_px=size_px)
     return Tapped("detector", Detector(trunk, heads, fine, coarse), taps, limits, head="heads")
 
 

@@ -3,6 +3,7 @@
 import base64
 import html
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor
 from torchvision.io import encode_jpeg
@@ -92,4 +93,5 @@ def _share(part: float, whole: float) -> str:
 
 
 def _jpeg(frame: Tensor) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(bytes(encode_jpeg(frame.contiguous(), 85).tolist())).decode()
+    encoded = cast(Tensor, encode_jpeg(frame.contiguous(), 85))  # a list for a list of frames alone
+    return "data:image/jpeg;base64," + base64.b64encode(bytes(encoded.tolist())).decode()
