@@ -202,7 +202,7 @@ def learned():
     for _ in range(60):
         x, segments, label = videos(rng)
         view = network(x)
-        terms = losses.losses({"logits": view.logits, **view.taps}, segments, label, 0.5, True)
+        terms = losses.losses({"logits": view.logits, **view.taps}, segments, label, 0.5, True, "actions")
         optimizer.zero_grad()
         sum(term * (10 if "location" in name else 1) for name, term in terms.items()).backward()
         optimizer.step()

@@ -116,15 +116,16 @@ def losses(
     label: Tensor,
     refined_from: float,
     pooled: bool,
-    class_over: ClassOver = "actions",
+    class_over: ClassOver = "refined",
 ) -> dict[str, Tensor]:
     """Every term, unweighted. `said` holds the detector's logits and taps; segments [B, M, 2], label [B, M].
 
     `refined_from`: the tIoU of a coarse segment from which its refinement counts as an action. `pooled`: labels of
     boundaries come to the finest level by their maximum, so that none is lost; else every n-th is taken. `class_over`:
-    what the sum of refined_class, over all locations, is divided by: how many stand for an action, as the coarse class
-    is; or, as AFSD, how many of these are to be refined ("refined"). Of the latter there are none at first, and the
-    background of all locations then weighs hundreds of times what any other term does.
+    what the sum of refined_class, over all locations, is divided by: how many locations are to be refined, at least 1
+    ("refined", AFSD's code); or how many stand for an action, as the coarse class is ("actions"). Of the former there
+    are none at first, and the background of all locations then weighs hundreds of times what any other term does:
+    without weights from a trained detector, or a warm-up as long as AFSD's, classes hardly begin to be learned.
     """
     frames, finest = said["frame_boundary"].shape[2], said["level_boundary"].shape[2]
     centre = centres(level_sizes(finest, said["logits"].shape[2]), segments.device)

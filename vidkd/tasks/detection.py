@@ -37,7 +37,7 @@ class Config(TaskSection):
         default=0.5, gt=0, le=1
     )  # the share of an action in a window from which the window teaches it
     refined_from: float = Field(default=0.5, ge=0, le=1)  # tIoU of a coarse segment from which refining it is learned
-    class_over: ClassOver = "actions"  # what the loss of refined classes is divided by; refined: as AFSD
+    class_over: ClassOver = "refined"  # what the loss of refined classes is divided by, as AFSD; actions: as the coarse
     pooled_boundaries: bool = True  # boundary labels come to the finest level by maximum; false: every n-th, as AFSD
     sigma: float = Field(default=0.5, gt=0)  # of Gaussian soft-NMS
     threshold: float = Field(default=0.01, ge=0, lt=1)  # scores up to it are no detections
