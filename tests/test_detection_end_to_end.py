@@ -17,8 +17,7 @@ from vidkd.tasks import detection
 from vidkd.types import View
 
 CONFIG = next(path for path in CONFIGS if path.stem == "motion_detection")
-OPTIONS = "student.options={backbone: small_r3d, backbone_options: {width: 8}, frames: 64, size_px: 32, width: 64}"
-RUN = [OPTIONS, "data.workers=0", "train.epochs=null", "train.threads=1"]
+RUN = ["data.workers=0", "train.threads=1"]
 
 
 @pytest.fixture
@@ -37,14 +36,14 @@ def test_prediction_sees_what_evaluation_sees(run):
     data_set = index.read(made.data.root)
     task = distiller.build_task(made, data_set.classes)
     part = clips.part_of(data_set, made, task, "test")
-    assert len(part) == 2  # 100 frames are 50 at 12.5 a second: less than one window
+    assert len(part) == 2  # 100 frames are 25 at 6.25 a second: less than one window
     scored = evaluation.score({"student": network}, task, made, part, torch.device("cpu"))["student"]
     expected = task.predictions(scored)
     student = export.load_student(folder / "run")
-    assert student.fps == 12.5 and student.task["kind"] == "detection"
+    assert student.fps == 6.25 and student.task["kind"] == "detection"
     with open_video(part[1].path) as video:
         starts, span = predict.windows(student, video, None)
-        assert (starts, span) == ([0], 50)
+        assert (starts, span) == ([0], 25)
         found = predict.events([student], detection, video, starts, batch=2)
     own = [i for i, name in enumerate(expected["video"]) if name == part[1].name and expected["start_s"][i] < 4.0]
     assert [e[3] for e in found] == pytest.approx([expected["score"][i] for i in own], rel=1e-4)
@@ -84,7 +83,7 @@ def test_two_streams_answer_as_one(run, capsys):
             for streams in ([first], [first, first], [first, second])
         )
     assert [e[2:] for e in twice] == [e[2:] for e in alone] != [e[2:] for e in both]
-    clip = torch.randint(0, 256, (2, 3, 64, 32, 32), dtype=torch.uint8)
+    clip = torch.randint(0, 256, (2, 3, 32, 32, 32), dtype=torch.uint8)
     views = [detection.said_of(each.tapped(clip)) for each in (first, second)]
     fused = detection.fused(views)
     torch.testing.assert_close(fused.taps["reach"], (views[0].taps["reach"] + views[1].taps["reach"]) / 2)
@@ -136,16 +135,13 @@ def test_rendered_videos_say_what_happens_when(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trained_detector_finds_when_something_happens(tmp_path):
-    """About 5 minutes on one idle core. Seen: of all actions 95 % among the ten best detections of a video, at tIoU 0.5
-    to 0.95; the direction of the motion, which is the class, takes longer to learn (mAP 0.27, chance some 0.2)."""
+def test_a_trained_detector_finds_what_happens_when(tmp_path):
+    """About 4 minutes on one idle core. Seen: mAP 0.96 over tIoU 0.3 to 0.7 (95 %: 0.93 to 0.99)."""
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
-    told = ["motion", "--untrimmed", "--classes", "4", "--size", "32", "--train", "96", "--test", "24"]
+    told = ["motion", "--untrimmed", "--classes", "move_left,move_up", "--size", "32", "--train", "96", "--test", "24"]
     assert data_prep.main([*told, "--difficulty", "0", "--workers", "2", "--out", str(tmp_path / "set")]) == 0
-    run = config_file.load(
-        CONFIG, [*RUN, f"data.root={tmp_path / 'set'}", f"out={tmp_path / 'run'}", "train.steps=600", "optim.lr=3e-3"]
-    )
+    run = config_file.load(CONFIG, [*RUN, f"data.root={tmp_path / 'set'}", f"out={tmp_path / 'run'}"])
     figures = train.train(run)["student"]
-    assert figures["ar_10"] > 0.85
-    assert figures["map_0.7"] > 0.8 * figures["map_0.3"]  # where a class is right, so are its boundaries
+    assert figures["map"] > 0.8
+    assert all(row["ap"] > 0.7 for row in figures["per_class"])

@@ -29,7 +29,8 @@ def test_it_trains_a_step_and_evaluates(shipped, clips_root, tmp_path, request):
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     run = config_file.load(shipped)
-    of_flow = run.student.options.get("modality") == "flow"
+    options = run.student.options
+    of_flow = "flow" in (options.get("modality"), options.get("backbone_options", {}).get("modality"))
     root = request.getfixturevalue("flow_root") if of_flow else clips_root
     smaller = [f"data.root={root}", f"out={tmp_path / 'run'}", "data.workers=0", "train.batch_size=2",
                "train.epochs=null", "train.steps=1", "train.threads=1", "train.mixed_precision=no",

@@ -124,8 +124,8 @@ def losses(
     boundaries come to the finest level by their maximum, so that none is lost; else every n-th is taken. `class_over`:
     what the sum of refined_class, over all locations, is divided by: how many locations are to be refined, at least 1
     ("refined", AFSD's code); or how many stand for an action, as the coarse class is ("actions"). Of the former there
-    are none at first, and the background of all locations then weighs hundreds of times what any other term does:
-    without weights from a trained detector, or a warm-up as long as AFSD's, classes hardly begin to be learned.
+    are none at first, and the background of all locations then pulls many times as hard as any other term: classes
+    begin to be learned later, by some 100 steps of a small detector without weights, and end as well.
     """
     frames, finest = said["frame_boundary"].shape[2], said["level_boundary"].shape[2]
     centre = centres(level_sizes(finest, said["logits"].shape[2]), segments.device)
