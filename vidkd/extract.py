@@ -37,6 +37,7 @@ from vidkd.errors import ConfigError, DataError, one_of
 from vidkd.taps import Tapped
 from vidkd.types import View
 
+REMEDY = "; delete the folder and extract again"  # where what it says of itself cannot be read
 KEPT = ("segments.csv", "ambiguous.csv")  # what a task reads beside the index
 
 
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     about = {"format": 1, **said, "index_sha256": data.checksum()}
     description = args.out / features.DESCRIPTION
-    if description.exists() and (found := run_dir.differences(about, _said(description))):
+    if description.exists() and (found := run_dir.differences(about, run_dir.read_json(description, REMEDY))):
         raise ConfigError(f"{args.out}: holds other features: {'; '.join(found)}; choose another --out")
     checkpoint.write_atomic(description, (json.dumps(about, indent=1) + "\n").encode())
     made = extract(data, recipe, args.out)
@@ -163,13 +164,6 @@ def _of_the_zoo(args: argparse.Namespace) -> tuple[Tapped, int]:
     network, account = distiller.build_network(section, 1, args.window or 16)
     print(account or f"{section.name}: no --weights, random ones")
     return network, args.size_px
-
-
-def _said(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); delete the folder and extract again") from None
 
 
 def _npy(rows: Tensor) -> bytes:
