@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vidkd.data.decode import Video
 
 ALGORITHMS = ("dis", "farneback")
+NAMES = {"flow": "optical flow already", "features": "features, no videos"}
 SEGMENTS = "segments.csv"  # of a data set for detection: it goes along
 
 
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("optical flow needs OpenCV, which is not installed here: pip install 'vidkd[flow]'")
     data = index.read(args.root)
     if data.modality != "rgb":
-        raise DataError(f"{args.root}: holds optical flow already; give the data set that it was made of")
+        raise DataError(f"{args.root}: holds {NAMES[data.modality]}; give the data set that it was made of")
     settings = Settings(args.algorithm, args.bound)
     listing = listing_of(data)
     produce.produce(args.out, listing, functools.partial(make_flow, settings), str(settings), args.workers)

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_prep.pipeline import ffmpeg, prepare, produce, writer
 from data_prep.pipeline.listing import Item, Listing, table_of
-from vidkd.errors import ConfigError
+from vidkd.errors import ConfigError, one_of
 
 # class: (coordinate of the state, direction). Image axes: y grows downwards, a growing angle turns clockwise.
 CLASSES = {
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=defaults.size, help="px, even (default: %(default)s)")
     parser.add_argument("--frames", type=int, help=f"a clip (default: {defaults.frames}; {UNTRIMMED} untrimmed)")
     parser.add_argument("--untrimmed", action="store_true", help="long videos with several actions, and segments.csv")
-    parser.add_argument("--classes", type=int, default=len(CLASSES), metavar="N", help="the first N (default: all)")
+    parser.add_argument("--classes", metavar="N or NAME,NAME", help="the first N, or these (default: all)")
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument(
         "--difficulty", type=float, default=defaults.difficulty, help="0..1, how strong the background is (%(default)s)"
@@ -96,10 +96,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--size must be even and 16 or more, --frames 2 or more, --difficulty 0 to 1")
     if min(args.train, args.val, args.test, args.seed) < 0 or not args.train + args.val + args.test:
         raise ConfigError("--train, --val, --test and --seed must be 0 or more, with at least one clip in all")
-    if not 2 <= args.classes <= len(CLASSES):
-        raise ConfigError(f"--classes must be 2 to {len(CLASSES)}")
     settings = Settings(args.size, args.frames, args.seed, args.difficulty)
-    classes, counts = tuple(CLASSES)[: args.classes], dict(zip(PARTS, (args.train, args.val, args.test), strict=True))
+    classes = chosen(args.classes or str(len(CLASSES)))
+    counts = dict(zip(PARTS, (args.train, args.val, args.test), strict=True))
     items = list(videos(counts) if args.untrimmed else clips(counts, classes))
     listing = Listing(
         name="motion_untrimmed" if args.untrimmed else "motion",
@@ -110,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         licence="rendered by this program; no rights reserved",
     )
     make, recipe = functools.partial(make_clip, settings), f"motion {RECIPE} {settings}"
-    if args.untrimmed or args.classes < len(CLASSES):
+    if args.untrimmed or classes != tuple(CLASSES):
         recipe += f" {classes}"
     if args.untrimmed:
         from data_prep.pipeline import untrimmed  # it renders with this module
@@ -120,6 +119,16 @@ def run(args: argparse.Namespace) -> int:
     if args.untrimmed:
         listing.notes["actions"] = untrimmed.write_segments(args.out, settings, classes, items)
     return writer.finish(args.out, listing, vars(settings))
+
+
+def chosen(said: str) -> tuple[str, ...]:
+    """The classes that --classes says: "4", the first four, or "move_left,move_up"."""
+    names = tuple(CLASSES)[: int(said)] if said.isdecimal() else tuple(said.split(","))
+    for name in set(names) - CLASSES.keys():
+        raise ConfigError(f"--classes: {one_of(name, list(CLASSES), 'class')}")
+    if len(names) < 2 or len(set(names)) < len(names) or (said.isdecimal() and int(said) > len(CLASSES)):
+        raise ConfigError(f"--classes: 2 to {len(CLASSES)}, or as many different names, not {said}")
+    return names
 
 
 def videos(counts: dict[str, int]) -> Iterator[Item]:

@@ -12,11 +12,12 @@ from data_prep import __main__ as data_prep
 from vidkd import cli, config_file, distiller, evaluation, export, predict, train
 from vidkd.data import clips, index
 from vidkd.data.decode import open_video
+from vidkd.errors import ConfigError
 from vidkd.tasks import detection
+from vidkd.types import View
 
 CONFIG = next(path for path in CONFIGS if path.stem == "motion_detection")
-OPTIONS = "student.options={backbone: small_r3d, backbone_options: {width: 8}, frames: 64, size_px: 32, width: 64}"
-RUN = [OPTIONS, "data.workers=0", "train.epochs=null", "train.threads=1"]
+RUN = ["data.workers=0", "train.threads=1"]
 
 
 @pytest.fixture
@@ -35,15 +36,15 @@ def test_prediction_sees_what_evaluation_sees(run):
     data_set = index.read(made.data.root)
     task = distiller.build_task(made, data_set.classes)
     part = clips.part_of(data_set, made, task, "test")
-    assert len(part) == 2  # 100 frames are 50 at 12.5 a second: less than one window
+    assert len(part) == 2  # 100 frames are 25 at 6.25 a second: less than one window
     scored = evaluation.score({"student": network}, task, made, part, torch.device("cpu"))["student"]
     expected = task.predictions(scored)
     student = export.load_student(folder / "run")
-    assert student.fps == 12.5 and student.task["kind"] == "detection"
+    assert student.fps == 6.25 and student.task["kind"] == "detection"
     with open_video(part[1].path) as video:
         starts, span = predict.windows(student, video, None)
-        assert (starts, span) == ([0], 50)
-        found = predict.events(student, detection, video, starts, batch=2)
+        assert (starts, span) == ([0], 25)
+        found = predict.events([student], detection, video, starts, batch=2)
     own = [i for i, name in enumerate(expected["video"]) if name == part[1].name and expected["start_s"][i] < 4.0]
     assert [e[3] for e in found] == pytest.approx([expected["score"][i] for i in own], rel=1e-4)
     assert [e[0] for e in found] == pytest.approx([expected["start_s"][i] for i in own], abs=1e-3)
@@ -53,16 +54,50 @@ def test_events_as_text_json_and_picture(run, capsys):
     _, _, folder = run
     video = folder / "set" / "test_000.mp4"
     told = ["--model", folder / "run", "--task", "detection", "--json", folder / "e.json", "--png", folder / "e.png"]
+    told += ["--html", folder / "e.html"]
     assert cli.run_main(predict.main, [str(a) for a in (video, *told, "--threshold", "0.0")]) == 0
     assert "1 window(s) of 4.00 s" in capsys.readouterr().out
     events = json.loads((folder / "e.json").read_text())["events"]
     assert 0 < len(events) <= 40
     assert all(0 <= e["start_s"] < e["end_s"] <= 4.0 and e["class"] in tiny_set.CLASSES for e in events)
     assert (folder / "e.png").read_bytes()[:4] == b"\x89PNG"
+    page = (folder / "e.html").read_text()
+    assert page.count('class="bar"') == page.count("<tr><td>") == len(events)
+    assert page.count("data:image/jpeg") == predict.PICTURES and "<script" not in page
     assert cli.run_main(predict.main, [str(a) for a in (video, *told, "--threshold", "2")]) == 0
     assert "nothing is sure enough" in capsys.readouterr().out
     assert cli.run_main(predict.main, [str(video), "--model", str(folder / "run"), "--task", "recognition"]) == 2
     assert "was trained for detection" in capsys.readouterr().err
+
+
+def test_two_streams_answer_as_one(run, capsys):
+    """The mean of the raw answers; of the same stream twice, what it says alone. Other windows cannot be joined."""
+    made, _, folder = run
+    torch.manual_seed(1)
+    other, _ = distiller.build_network(made.student, 4, made.data.clip.frames)
+    export.save_student(folder / "other", other, made, tiny_set.CLASSES, None)
+    first, second = (export.load_student(folder / name) for name in ("run", "other"))
+    with open_video(folder / "set" / "test_000.mp4") as video:
+        alone, twice, both = (
+            predict.events(streams, detection, video, [0], batch=1)
+            for streams in ([first], [first, first], [first, second])
+        )
+    assert [e[2:] for e in twice] == [e[2:] for e in alone] != [e[2:] for e in both]
+    clip = torch.randint(0, 256, (2, 3, 32, 32, 32), dtype=torch.uint8)
+    views = [detection.said_of(each.tapped(clip)) for each in (first, second)]
+    fused = detection.fused(views)
+    torch.testing.assert_close(fused.taps["reach"], (views[0].taps["reach"] + views[1].taps["reach"]) / 2)
+    torch.testing.assert_close(fused.logits, (views[0].logits + views[1].logits) / 2)
+    with pytest.raises(ConfigError, match="need the same frames, levels and classes; logits: "):
+        detection.fused([views[0], View(views[1].logits[..., :-1], views[1].taps)])
+
+    slower = made.model_copy(update={"data": made.data.model_copy(update={"fps": 10.0})})
+    export.save_student(folder / "slower", other, slower, tiny_set.CLASSES, None)
+    told = [folder / "set" / "test_000.mp4", "--model", folder / "run", "--model"]
+    assert cli.run_main(predict.main, [str(a) for a in (*told, folder / "other", "--threshold", "0")]) == 0
+    assert "detector and detector, 4 classes: 1 window(s)" in capsys.readouterr().out
+    assert cli.run_main(predict.main, [str(a) for a in (*told, folder / "slower")]) == 2
+    assert "its fps is 10.0, that of" in capsys.readouterr().err
 
 
 def test_rendered_videos_say_what_happens_when(tmp_path):
@@ -100,16 +135,13 @@ def test_rendered_videos_say_what_happens_when(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trained_detector_finds_when_something_happens(tmp_path):
-    """About 5 minutes on one idle core. Seen: of all actions 95 % among the ten best detections of a video, at tIoU 0.5
-    to 0.95; the direction of the motion, which is the class, takes longer to learn (mAP 0.27, chance some 0.2)."""
+def test_a_trained_detector_finds_what_happens_when(tmp_path):
+    """14 minutes on a busy core. Seen once: mAP 0.97 over tIoU 0.3 to 0.7 (95 %: 0.95 to 0.995)."""
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
-    told = ["motion", "--untrimmed", "--classes", "4", "--size", "32", "--train", "96", "--test", "24"]
+    told = ["motion", "--untrimmed", "--classes", "4", "--size", "48", "--train", "96", "--test", "24"]
     assert data_prep.main([*told, "--difficulty", "0", "--workers", "2", "--out", str(tmp_path / "set")]) == 0
-    run = config_file.load(
-        CONFIG, [*RUN, f"data.root={tmp_path / 'set'}", f"out={tmp_path / 'run'}", "train.steps=600", "optim.lr=3e-3"]
-    )
+    run = config_file.load(CONFIG, [*RUN, f"data.root={tmp_path / 'set'}", f"out={tmp_path / 'run'}"])
     figures = train.train(run)["student"]
-    assert figures["ar_10"] > 0.85
-    assert figures["map_0.7"] > 0.8 * figures["map_0.3"]  # where a class is right, so are its boundaries
+    assert figures["map"] > 0.8
+    assert all(row["ap"] > 0.7 for row in figures["per_class"])

@@ -29,7 +29,7 @@ LAYERS = [
     {"stepping"},
     {"trainer"},
     {"cli", "timeline"},
-    {"train", "evaluate", "predict", "score", "bench", "report", "cache", "plan", "compare", "probe"},
+    {"train", "evaluate", "predict", "score", "bench", "report", "cache", "plan", "compare", "probe", "extract"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ROOT = Path(__file__).parent.parent / "vidkd"

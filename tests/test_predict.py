@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -119,17 +120,19 @@ class TestWindows:
         assert not torch.equal(once, plain)
 
     def test_few_frames_are_held_at_a_time(self, student, video, monkeypatch):
-        held = []
-        degraded = predict._degraded
+        alive, held, small = weakref.WeakSet(), [], predict._small
 
-        def watching(student, frames, address):
-            held.append(len(sys._getframe(2).f_locals["held"]))
-            return degraded(student, frames, address)
+        def watching(frame, size_px):
+            made = small(frame, size_px)
+            alive.add(made)
+            held.append(len(alive))
+            return made
 
-        monkeypatch.setattr(predict, "_degraded", watching)
+        monkeypatch.setattr(predict, "_small", watching)
         with open_video(video) as opened:
             predict.probabilities(student, opened, list(range(0, 85, 5)), batch=2)
-        assert 0 < max(held) <= 15 + 5 + 5
+        assert len(held) > 60
+        assert max(held) <= 15 + 5 + 5
 
     def test_answers_that_are_not_numbers(self, student, video):
         class Broken(nn.Module):

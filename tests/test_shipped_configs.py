@@ -1,5 +1,7 @@
 """Every shipped configuration builds and trains a step: its own networks, methods and task, on a small index."""
 
+import json
+
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
@@ -27,7 +29,8 @@ def test_it_trains_a_step_and_evaluates(shipped, clips_root, tmp_path, request):
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     run = config_file.load(shipped)
-    of_flow = run.student.options.get("modality") == "flow"
+    options = run.student.options
+    of_flow = "flow" in (options.get("modality"), options.get("backbone_options", {}).get("modality"))
     root = request.getfixturevalue("flow_root") if of_flow else clips_root
     smaller = [f"data.root={root}", f"out={tmp_path / 'run'}", "data.workers=0", "train.batch_size=2",
                "train.epochs=null", "train.steps=1", "train.threads=1", "train.mixed_precision=no",
@@ -39,6 +42,10 @@ def test_it_trains_a_step_and_evaluates(shipped, clips_root, tmp_path, request):
             sizes = {"frames": 64, "size_px": 32, "levels": 4}  # it is made for one clip length and size
             smaller += ["data.clip.frames=64", "data.windows={train_step: 16, test_step: 32}"]
             smaller += [f"{who}.options.{key}={n}" for key, n in sizes.items()]
+            if "channels" in section.options.get("backbone_options", {}):  # it is made for features; these are pictures
+                smaller += [f"{who}.options.backbone_options.channels=3"]
+    if run.optim.lr_scale:  # nothing is frozen that has no weights
+        smaller.append(f"optim.lr_scale={json.dumps({name: s or 0.01 for name, s in run.optim.lr_scale.items()})}")
     if run.teacher is not None:
         smaller += [
             "teacher.weights=null",

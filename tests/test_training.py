@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from conftest import REPOSITORY
 from small_run import KD, SMALL, losses, same, weights
-from vidkd import config_file, train
+from vidkd import config_file, models, train, trained
 from vidkd.errors import ConfigError, DataError
 
 TORCHRUN = ("torch.distributed.run", "--nproc_per_node=2", "--standalone")
@@ -139,6 +139,20 @@ def test_layers_are_frozen_with_their_statistics(make):
     last = weights(run, 6)
     assert all(torch.equal(first[n], last[n]) for n in first if ".early." in n)
     assert not all(torch.equal(first[n], last[n]) for n in first)
+
+
+def test_batch_statistics_that_nothing_taught_are_not_frozen(make):
+    """Frozen at mean 0 and variance 1 they normalise nothing; those that came with weights may be frozen."""
+    run = make("faded", "methods=[]", "teacher=null", "student.name=small_r3d", "optim.lr_scale={stem: 0}")
+    with pytest.raises(ConfigError, match=r"freezes stem\.1, whose batch statistics were never learned"):
+        train.train(run)
+    network = models.build("small_r3d", 4)
+    trained.check_frozen_statistics(network)  # nothing is frozen
+    network.get_submodule("net.stem").requires_grad_(False)
+    with pytest.raises(ConfigError, match=r"stem\.1"):
+        trained.check_frozen_statistics(network)
+    network.get_submodule("net.stem.1").running_mean += 0.1  # as weights bring it
+    trained.check_frozen_statistics(network)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

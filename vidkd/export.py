@@ -43,8 +43,9 @@ class Student(nn.Module):
         self.eval()
 
     def forward(self, video: Tensor) -> Tensor:
-        if video.ndim != 5 or video.shape[1] != 3:
-            raise ValueError(f"video must be [B, 3, T, H, W], got {tuple(video.shape)}")
+        channels = len(self.tapped.input.mean)
+        if video.ndim != 5 or video.shape[1] != channels:
+            raise ValueError(f"video must be [B, {channels}, T, H, W], got {tuple(video.shape)}")
         return self.tapped(video).logits
 
 

@@ -1,14 +1,15 @@
-"""python -m vidkd.predict VIDEO --model PATH [--top 5] [--stride-s S] [--json FILE] [--png FILE]
+"""python -m vidkd.predict VIDEO --model PATH [--top 5] [--stride-s S] [--json FILE] [--png FILE] [--html FILE]
 
 What happens when: a trained student looks at a video of any length through a window that slides over it. PATH is a run
-directory, or the student.safetensors in it. A detector (--task detection) says when each action begins and ends.
+directory, or the student.safetensors in it. A detector (--task detection) says when each action begins and ends; of
+several (--model A --model B: two streams) the answers are averaged.
 """
 
 import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 from vidkd import checkpoint, cli, export, tasks
-from vidkd.data import clips, complete, container, sampling, transforms
+from vidkd.data import clips, complete, container, sampling, transforms, walking
 from vidkd.data.decode import Video, open_video
 from vidkd.data.degrade import degrade
 from vidkd.errors import ConfigError, DataError
 from vidkd.export import Student
-from vidkd.timeline import Timeline, clock, of_events, picture, text_bar
+from vidkd.timeline import Timeline, clock, of_events, page, picture, text_bar
+from vidkd.timeline import events as event_line
+from vidkd.timeline.events import Event
+from vidkd.types import View
 
 DECODER = "pyav"  # its memory stays flat over hours; decord keeps every packet that it has read
 ASSUMED_FPS = 25.0  # where a video does not say
@@ -35,26 +39,28 @@ Answer = Callable[[Tensor, slice], Any]
 def main(argv: list[str]) -> int:
     args = _arguments().parse_args(argv)
     _check(args)
-    student = export.load_student(args.model).to(args.device)
+    students = [export.load_student(path).to(args.device) for path in args.model]
+    student = students[0]
     trained_for = student.task["kind"]
     if args.task not in (None, trained_for):
-        raise ConfigError(f"--task {args.task}: {args.model} was trained for {trained_for}")
+        raise ConfigError(f"--task {args.task}: {args.model[0]} was trained for {trained_for}")
     task = tasks.load(trained_for)
+    _check_streams(args.model, students, task)
     complete_or_error(args.video)
     with open_video(args.video, DECODER) as video:
         fps, duration_s = timing(video)
         rate = student.fps or fps
         starts, span = windows(student, video, args.stride_s)
-        _say_what(args.video, video, student, duration_s, span / rate, len(starts))
+        _say_what(args.video, video, students, duration_s, span / rate, len(starts))
         pictures: Pictures = {}
-        if args.png:
+        if (args.png or args.html) and video.decoder != "features":
             pictures = {int((i + 0.5) * video.frames / PICTURES): None for i in range(PICTURES)}
-        report = {"video": str(args.video), "model": str(args.model), "network": student.network, "fps": fps}
-        report["duration_s"] = duration_s
+        report: dict[str, Any] = {"video": str(args.video), "model": ", ".join(map(str, args.model))}
+        report |= {"network": student.network, "fps": fps, "duration_s": duration_s}
+        timeline = None
         if hasattr(task, "events"):
-            found = [e for e in events(student, task, video, starts, args.batch, pictures) if e[3] >= args.threshold]
-            timeline = of_events(student.classes, found, duration_s)
-            _print_events(found, timeline)
+            found = [e for e in events(students, task, video, starts, args.batch, pictures) if e[3] >= args.threshold]
+            _print_events(found, of_events(student.classes, found, duration_s))
             report["events"] = [dict(zip(("start_s", "end_s", "class", "score"), e, strict=True)) for e in found]
         else:
             seen = probabilities(student, video, starts, args.batch, pictures)
@@ -62,13 +68,22 @@ def main(argv: list[str]) -> int:
             end_s = (start_s + span / rate).clamp(max=duration_s)
             timeline = Timeline(student.classes, start_s, end_s, seen, duration_s)
             _print(timeline, args.top)
+            found = rulers(timeline)
             report |= as_json(timeline, args.top)
     if args.json:
         checkpoint.write_atomic(args.json, (json.dumps(report, indent=1) + "\n").encode())
+    frames = [(i / fps, frame) for i, frame in pictures.items() if frame is not None]
+    networks = " and ".join(each.network for each in students)
+    about = f"{networks}, {len(student.classes)} classes, {len(starts)} windows of {clock(span / rate)} s"
     if args.png:
-        frames = [(i / fps, frame) for i, frame in pictures.items() if frame is not None]
-        about = f"{student.network}, {len(student.classes)} classes, {len(starts)} windows of {clock(span / rate)} s"
-        checkpoint.write_atomic(args.png, picture(timeline, args.video.name, about, frames))
+        drawn = (
+            picture(timeline, args.video.name, about, frames)
+            if timeline
+            else event_line.picture(found, args.video.name, about, frames, duration_s)
+        )
+        checkpoint.write_atomic(args.png, drawn)
+    if args.html:
+        checkpoint.write_atomic(args.html, page.page(found, args.video.name, about, frames, duration_s).encode())
     return 0
 
 
@@ -77,13 +92,14 @@ def _arguments() -> argparse.ArgumentParser:
         prog="vidkd.predict", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("video", type=Path)
-    parser.add_argument("--model", type=Path, required=True, metavar="PATH")
+    parser.add_argument("--model", type=Path, required=True, action="append", metavar="PATH")
     parser.add_argument("--task", help="what the model was trained for; another one is an error")
     parser.add_argument("--threshold", type=float, default=0.1, metavar="P", help="the least score of an event (0.1)")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes a window (default: 5)")
     parser.add_argument("--stride-s", type=float, metavar="S", help="seconds between windows (default: half a window)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every window there")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw it all over time")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="the same as a web page in one file")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="windows at a time (default: 8)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
@@ -96,9 +112,20 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} {getattr(args, name)}: must be 1 or more")
     if args.stride_s is not None and not (math.isfinite(args.stride_s) and args.stride_s > 0):
         raise ConfigError(f"--stride-s {args.stride_s}: must be a positive number of seconds")
-    for path in (args.json, args.png):
+    for path in (args.json, args.png, args.html):
         if path and (path.is_dir() or not path.parent.is_dir()):
             raise ConfigError(f"{path}: cannot be written there: {'a folder' if path.is_dir() else 'no such folder'}")
+
+
+def _check_streams(paths: list[Path], students: list[Student], task: Any) -> None:
+    """ConfigError unless all students can speak of the same windows, and their task can join what they say."""
+    first = students[0]
+    if len(students) > 1 and not hasattr(task, "fused"):
+        raise ConfigError("several --model are for detectors, whose answers are averaged; give one")
+    for path, other in zip(paths, students, strict=True):
+        for what in ("task", "classes", "clip", "fps", "short"):
+            if (own := getattr(other, what)) != (wanted := getattr(first, what)):
+                raise ConfigError(f"--model {path}: its {what} is {own}, that of {paths[0]} {wanted}; they must agree")
 
 
 def complete_or_error(path: Path) -> None:
@@ -146,20 +173,22 @@ def probabilities(
 
 
 def events(
-    student: Student, task: Any, video: Video, starts: list[int], batch: int, pictures: Pictures | None = None
-) -> list[tuple[float, float, str, float]]:
-    """(start_s, end_s, class, score), by falling score: what the task makes of all windows together."""
-    fps, duration_s = timing(video)
+    students: list[Student], task: Any, video: Video, starts: list[int], batch: int, pictures: Pictures | None = None
+) -> list[Event]:
+    """What the task makes of all windows together, by falling score; the answers of several students are averaged."""
+    student, (fps, duration_s) = students[0], timing(video)
     rate = student.fps or fps
     start_s = torch.tensor(starts, dtype=torch.float64) / rate
     span_s = torch.stack([start_s, start_s + student.clip.frames * student.clip.stride / rate], dim=1)
 
-    def answer(seen: Tensor, rows: slice) -> dict[str, Tensor]:
-        return task.keep(student.tapped(seen), span_s[rows])
+    def answers(each: Student, wanted: Pictures | None) -> list[View]:
+        return over_windows(each, video, starts, batch, lambda seen, _: task.said_of(each.tapped(seen)), wanted)
 
-    said = over_windows(student, video, starts, batch, answer, pictures)
-    kept = {key: torch.cat([each[key] for each in said]) for key in said[0]}
-    found = task.events(kept, task.Config.model_validate(student.task), student.classes)
+    said = [answers(each, pictures if each is student else None) for each in students]
+    together = map(task.fused, zip(*said, strict=True))
+    kept = [task.keep(view, own) for view, own in zip(together, span_s.split(batch), strict=True)]
+    everything = {key: torch.cat([each[key] for each in kept]) for key in kept[0]}
+    found = task.events(everything, task.Config.model_validate(student.task), student.classes)
     return [(start, min(end, duration_s), label, score) for start, end, label, score in found if start < duration_s]
 
 
@@ -175,37 +204,21 @@ def over_windows(
     given, clip = student.view.frames or student.clip.frames, student.clip
     spans = ([source[i] for i in sampling.indices(s, clip, len(source), student.short)] for s in starts)
     plans = [sampling.subsample(span, given) for span in spans]
-    needed = sorted({i for plan in plans for i in plan} | set(pictures or ()))
-    walk = zip(needed, video.walk(needed), strict=True)
-    held: dict[int, Tensor] = {}
-    answers = []
     bar = tqdm(total=len(plans), unit="window", disable=None, leave=False)
-    for at in range(0, len(plans), batch):
-        portion = plans[at : at + batch]
-        first, last = min(map(min, portion)), max(map(max, portion))
-        held = {i: frame for i, frame in held.items() if i >= first}
-        for i, frame in _up_to(walk, last, held):
-            held[i] = _small(frame, student.view.size_px)
-            if pictures and i in pictures:
-                pictures[i] = _picture(frame)
-        seen = [_degraded(student, [held[i] for i in plan], plan[0]) for plan in portion]
-        answers.append(answer(torch.stack(seen).to(device), slice(at, at + batch)))
-        bar.update(len(portion))
-    bar.close()
-    for i, frame in walk:  # pictures behind the last window
+
+    def made(i: int, frame: Tensor) -> Tensor:
         if pictures and i in pictures:
             pictures[i] = _picture(frame)
+        return _small(frame, student.view.size_px)
+
+    answers = []
+    for k, portion in enumerate(walking.portions(video, plans, batch, made, set(pictures or ()))):
+        rows = slice(k * batch, k * batch + len(portion))
+        seen = [_degraded(student, frames, plan[0]) for frames, plan in zip(portion, plans[rows], strict=True)]
+        answers.append(answer(torch.stack(seen).to(device), rows))
+        bar.update(len(portion))
+    bar.close()
     return answers
-
-
-def _up_to(walk: Iterator[tuple[int, Tensor]], last: int, held: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """The frames that are still to come, up to and with frame `last`."""
-    if last in held:
-        return
-    for i, frame in walk:
-        yield i, frame
-        if i >= last:
-            return
 
 
 def _small(frame: Tensor, size_px: int) -> Tensor:
@@ -219,9 +232,15 @@ def _picture(frame: Tensor) -> Tensor:
     return F.resize(frame, [PICTURE_PX, width], antialias=True)
 
 
-def _degraded(student: Student, frames: list[Tensor], address: int) -> Tensor:
+def _degraded(student: Student, frames: Tensor, address: int) -> Tensor:
     """[3, T, H, W], made worse as the student's training clips were."""
-    return degrade(torch.stack(frames), student.view.degrade, clips.generator(address)).transpose(0, 1)
+    return degrade(frames, student.view.degrade, clips.generator(address)).transpose(0, 1)
+
+
+def rulers(timeline: Timeline, slots: int = 600) -> list[Event]:
+    """Every stretch of time that one class rules, as an event."""
+    step = timeline.duration_s / slots
+    return [(start * step, end * step, timeline.classes[k], p) for start, end, k, p in timeline.stretches(slots)]
 
 
 def as_json(timeline: Timeline, top: int) -> dict[str, Any]:
@@ -237,10 +256,13 @@ def as_json(timeline: Timeline, top: int) -> dict[str, Any]:
     }
 
 
-def _say_what(path: Path, video: Video, student: Student, duration_s: float, window_s: float, count: int) -> None:
+def _say_what(
+    path: Path, video: Video, students: list[Student], duration_s: float, window_s: float, count: int
+) -> None:
     fps = f"{video.fps:.4g}/s" if video.fps > 0 else f"{ASSUMED_FPS:g}/s (assumed: the file does not say)"
     print(f"{path}: {clock(duration_s)} s, {video.frames} frames at {fps}")
-    print(f"{student.network}, {len(student.classes)} classes: {count} window(s) of {clock(window_s)} s\n", flush=True)
+    networks = " and ".join(each.network for each in students)
+    print(f"{networks}, {len(students[0].classes)} classes: {count} window(s) of {clock(window_s)} s\n", flush=True)
 
 
 def _print(timeline: Timeline, top: int) -> None:
@@ -252,7 +274,7 @@ def _print(timeline: Timeline, top: int) -> None:
     print("\nall in all: " + ", ".join(f"{name} {p:.1%}" for name, p in timeline.top(timeline.overall(), top)))
 
 
-def _print_events(found: list[tuple[float, float, str, float]], timeline: Timeline) -> None:
+def _print_events(found: list[Event], timeline: Timeline) -> None:
     width = len(clock(timeline.duration_s))
     for start, end, label, score in sorted(found):
         print(f"{clock(start):>{width}} - {clock(end):>{width}} s  {label} {score:.1%}")

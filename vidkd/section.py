@@ -4,7 +4,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Modality = Literal["rgb", "flow"]  # what frames hold: colours, or optical flow along x and y
+Modality = Literal["rgb", "flow", "features"]  # of a frame: colours, flow along x and y, a network's answer
 
 
 class Section(BaseModel):

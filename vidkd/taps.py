@@ -86,7 +86,7 @@ class Taps(dict[str, Tap]):
 class Input:
     """What a network was made to see: its normalisation travels with it, and so do its limits."""
 
-    mean: tuple[float, ...] = (0.45, 0.45, 0.45)  # RGB, or flow along x and y, in 0..1
+    mean: tuple[float, ...] = (0.45, 0.45, 0.45)  # RGB, or flow along x and y, in 0..1; of features, each channel's
     std: tuple[float, ...] = (0.225, 0.225, 0.225)
     frames: int | None = None  # the only clip length it takes; None: any from min_frames on
     size_px: int | None = None  # the only side it takes; None: any from min_size_px on
@@ -168,7 +168,7 @@ class Tapped(nn.Module):
     def normalise(self, video: Tensor) -> Tensor:
         """[B, C, T, H, W], uint8 in 0..255 or float in 0..1 -> float, standardised per channel for this network.
 
-        C is 3, RGB, or 2 for a network of optical flow. ConfigError for the other kind.
+        C is 3, RGB, or 2 for a network of optical flow, or what features have. ConfigError for another number.
         """
         if video.shape[1] != self.mean.shape[1]:
             kinds = {2: "optical flow", 3: "RGB"}

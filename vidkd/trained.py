@@ -124,6 +124,7 @@ def prepare(run: Run, accelerator: Accelerator, trainee: Trainee) -> Trained:
     }
     if made["student"] is None:
         raise ConfigError("optim.lr_scale freezes every parameter of the student: nothing would be learned")
+    check_frozen_statistics(trainee.student)
     ema = None
     if run.train.ema is not None:
         ema = AveragedModel(trainee.student, multi_avg_fn=get_ema_multi_avg_fn(run.train.ema), use_buffers=True)
@@ -131,6 +132,21 @@ def prepare(run: Run, accelerator: Accelerator, trainee: Trainee) -> Trained:
     # Not handed to accelerate: its wrapper steps the fp16 scale once for every optimiser, not once for all of them.
     optimizers = {name: o for name, o in made.items() if o is not None}
     return Trained(accelerator.prepare(trainee), optimizers, ema)
+
+
+def check_frozen_statistics(student: nn.Module) -> None:
+    """ConfigError for batch normalisation that is frozen with the statistics it was made with: it would normalise
+    nothing, and activations would fade from layer to layer."""
+    for name, module in student.named_modules():
+        if not isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) or module.running_mean is None:
+            continue
+        own, variance = list(module.parameters()), module.running_var
+        unlearned = not module.running_mean.any() and variance is not None and bool((variance == 1).all())
+        if own and unlearned and not any(p.requires_grad for p in own):
+            raise ConfigError(
+                f"optim.lr_scale freezes {name.removeprefix('net.')}, whose batch statistics were never learned; give "
+                "student.weights that hold them, or let it learn"
+            )
 
 
 def check_space(run: Run, trained: Trained) -> None:

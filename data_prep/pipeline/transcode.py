@@ -80,13 +80,14 @@ def output_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 def _copied(path: Path, kind: str, target: Path, settings: Settings) -> Facts:
     seen = ffmpeg.read(path, kind, settings.timeout_s)
-    if bad := _judge(path, seen, container.inspect(path).frames):
+    announced = container.inspect(path).frames
+    if bad := _judge(path, seen, announced):
         return bad
     try:
         os.link(path, target)
     except OSError:  # another file system, or one without links
         shutil.copyfile(path, target)
-    return Facts(seen.frames, float(seen.fps or UNKNOWN_FPS), seen.width, seen.height, reason=_remark(seen))
+    return Facts(seen.frames, float(seen.fps or UNKNOWN_FPS), seen.width, seen.height, reason=_remark(seen, announced))
 
 
 def _encoded(path: Path, kind: str, target: Path, settings: Settings) -> Facts:
@@ -96,12 +97,13 @@ def _encoded(path: Path, kind: str, target: Path, settings: Settings) -> Facts:
     if announced and not _agree(announced, seen):
         picture = _picture(seen)
         seen = _encode(path, kind, picture, target, settings)
-    if bad := _judge(path, seen, container.inspect(path).frames):
+    expected = container.inspect(path).frames
+    if bad := _judge(path, seen, expected):
         return bad
     width, height, frames = ffmpeg.count(target)
     if frames != seen.frames:
         return _failed(path, "unreadable", f"{seen.frames} frames went in and {frames} came out")
-    return Facts(frames, float(picture.fps), width, height, reason=_remark(seen))
+    return Facts(frames, float(picture.fps), width, height, reason=_remark(seen, expected))
 
 
 def _encode(path: Path, kind: str, picture: Picture, target: Path, settings: Settings) -> Report:
@@ -138,9 +140,11 @@ def _judge(path: Path, seen: Report, announced: int) -> Facts | None:
     return None
 
 
-def _remark(seen: Report) -> str:
+def _remark(seen: Report, announced: int) -> str:
     """A word in the index on a video that is used all the same."""
     remarks = [f"{len(seen.complaints)} decoder complaints: {seen.complaints[0]}"] if seen.complaints else []
+    if announced not in (0, seen.frames):
+        remarks.append(f"its header announces {announced} frames: the {seen.frames} that are shown count")
     if seen.fps is None:
         remarks.append(f"it does not say its frame rate: {UNKNOWN_FPS} assumed")
     return "; ".join(remarks)

@@ -91,10 +91,23 @@ def test_done_is_not_done_again(tmp_path, data_prep):
     assert before == {path: path.stat().st_ino for path in tmp_path.rglob("*.mp4")}
 
 
-@pytest.mark.parametrize("wrong", [["--size", 33], ["--difficulty", 2], ["--train", 0, "--test", 0], ["--seed", -1]])
+@pytest.mark.parametrize("wrong", [["--size", 33], ["--difficulty", 2], ["--train", 0, "--test", 0], ["--seed", -1],
+                                   ["--classes", 1], ["--classes", 9], ["--classes", "move_left"],
+                                   ["--classes", "move_left,move_left"], ["--classes", "move_left,jump"]])  # fmt: skip
 def test_wrong_options(tmp_path, data_prep, wrong):
     status, said = data_prep("motion", "--out", tmp_path / "x", *wrong)
     assert status == 2 and said.startswith("error: --") and not (tmp_path / "x").exists()
+
+
+def test_some_classes(tmp_path, data_prep):
+    """The first ones, or those that are named, in that order."""
+    for i, (said, names) in enumerate(
+        {"3": list(motion.CLASSES)[:3], "loom_in,move_up": ["loom_in", "move_up"]}.items()
+    ):
+        out = tmp_path / str(i)
+        small = ["motion", "--train", 4, "--test", 0, "--size", 16, "--frames", 2, "--classes", said, "--out", out]
+        assert data_prep(*small)[0] == 0
+        assert list(index.read(out).classes) == names
 
 
 @pytest.fixture(scope="module")

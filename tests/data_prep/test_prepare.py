@@ -8,6 +8,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
+import imageio_ffmpeg
 import pytest
 
 from data_prep.pipeline import avi, ffmpeg
@@ -72,6 +73,22 @@ def test_an_avi_header_that_lies(tmp_path, make_video, data_prep, read_rows):
     data_prep("folder", "--root", tmp_path / "in", "--out", tmp_path / "out", "--short-side", 60)
     row = read_rows(tmp_path / "out")["a/v.mp4"]
     assert (row["width"], row["height"], row["frames"], row["fps"]) == (80, 60, 12, 10)
+
+
+@pytest.mark.parametrize("copy", [(), ("--copy",)])
+def test_a_header_with_more_frames_than_are_shown(tmp_path, make_video, data_prep, read_rows, copy):
+    """As a cutter leaves it that copies: frames from the key frame before on are stored, and not to be shown."""
+    make_video(tmp_path / "whole.mp4", "mp4", frames=30)
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    cut = tmp_path / "in" / "a" / "v.mp4"
+    words = ["-ss", "0.4", "-i", tmp_path / "whole.mp4", "-c", "copy", cut]
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, words)], check=True)
+    announced = container.inspect(cut).frames
+    data_prep("folder", "--root", tmp_path / "in", "--out", tmp_path / "out", *copy)
+    row = read_rows(tmp_path / "out")["a/v.mp4"]
+    assert row["status"] == "ok"
+    assert row["frames"] < announced
+    assert f"its header announces {announced} frames: the {row['frames']} that are shown count" in row["reason"]
 
 
 @pytest.mark.parametrize(

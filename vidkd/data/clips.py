@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from vidkd.config import Data, Run, ViewSpec
-from vidkd.data import sampling, transforms
+from vidkd.data import features, sampling, transforms
 from vidkd.data.decode import open_video
 from vidkd.data.degrade import degrade
 from vidkd.data.index import Clip, Index, Part
@@ -121,13 +121,14 @@ class TrainClips:
         frames, place = read(video, {i for indices in wanted.values() for i in indices}, data)
         drawn = transforms.draw(data.augment, frames.shape[2], frames.shape[3], rng)
         cropped = transforms.crop(frames, drawn.window)
-        flow = self.part.modality == "flow"
-        gray = 0.0 if flow else transforms.mean_gray(cropped[place[indices[0]]])  # of the first frame: in every view
+        modality, gray = self.part.modality, 0.0
+        if modality == "rgb":
+            gray = transforms.mean_gray(cropped[place[indices[0]]])  # of the first frame: in every view
         made = {}
         for name, view in self.views.items():
             seed = (data.seed, *address) if name == "teacher" else (self.run_seed, epoch, i)
             taken = _take(cropped, [place[j] for j in wanted[name]])
-            seen = transforms.view(taken, drawn, view.size_px, gray, self.part.modality)
+            seen = transforms.view(taken, drawn, view.size_px, gray, modality)
             seen = degrade(seen, view.degrade, generator(*seed, _number(name)))
             made[name] = seen.transpose(0, 1)[None]
         truth = said(self.part, [replace(shown, window=drawn.window, flip=drawn.flip)])
@@ -284,6 +285,8 @@ def check(index: Index, run: Run) -> None:
         )
     if index.modality == "flow":
         _check_flow(index, run)
+    if index.modality == "features":
+        features.check(index.name, run)
     for name, view in run.views().items():
         if view.frames is not None and view.frames > run.data.clip.frames:
             raise ConfigError(

@@ -27,7 +27,7 @@ PACKED_BYTES = 64  # of which the rest is zero: pixels begin on a cache line
 class Header:
     """What is known before decoding; 0 where the container does not say."""
 
-    kind: str  # as ffmpeg names its demuxer: mov, matroska, avi, mpegts, mpeg, asf, flv, ogg; ours is "packed"
+    kind: str  # as ffmpeg names its demuxer: mov, matroska, avi, mpegts, mpeg, asf, flv, ogg; ours: packed, features
     codec: str = ""  # of an MP4's first video track: avc1, hvc1, vp09, mp4v, ...; of packed frames: raw, jpeg, flow
     width: int = 0  # px
     height: int = 0
@@ -68,6 +68,8 @@ def sniff(head: bytes) -> str:
         return "avi"
     if head.startswith(PACKED_MAGIC):
         return "packed"
+    if head.startswith(b"\x93NUMPY"):
+        return "features"
     starts = {b"\x1a\x45\xdf\xa3": "matroska", b"\x30\x26\xb2\x75": "asf", b"FLV\x01": "flv", b"OggS": "ogg"}
     if head[:4] in starts:
         return starts[head[:4]]

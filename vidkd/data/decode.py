@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from vidkd.data import container, packed
+from vidkd.data import container, features, packed
 from vidkd.data.container import Header
 from vidkd.data.decoders import REMEDY, Backend, Decord, Facts, PyAV, TorchCodec, pyav_reads_index, undecodable
 from vidkd.errors import ConfigError, DataError, one_of
@@ -94,12 +94,14 @@ class Video:
 def open_video(path: Path, decoder: Decoder = "auto") -> Video:
     """Open the video file `path`; DataError, naming it and what to do, if it is none or cannot be decoded.
 
-    Frames that data_prep packed have a reader of their own, whatever `decoder` says.
+    Frames that data_prep packed, and features, have readers of their own, whatever `decoder` says.
     """
     path = path.absolute()  # no name can pass for a protocol or an option
     header = container.inspect(path)
     if header.kind == "packed":
         return Video(path, "packed", packed.Packed(path, header))
+    if header.kind == "features":
+        return Video(path, "features", features.Features(path))
     facts = _facts(path, header)
     name = _quickest(facts) if decoder == "auto" else decoder
     if name not in BACKENDS:

@@ -3,11 +3,11 @@
     index.csv (or index.parquet)   one row a video, the columns below
     classes.txt                    one class a line; the line's number is the label
     dataset.json                   {"name", "horizontal_flip": "keeps_labels" | "changes_labels", ...}, and of optical
-                                   flow "modality": "flow"
+                                   flow or of features (features.py) "modality": "flow" or "features"
     provenance.json                how it was made (written by data_prep, read by people)
 
-`path` is relative to the folder: an H.264 .mp4, or its frames packed (packed.py) as .raw, .jpeg or .flow. A column
-whose name starts with `split` holds "train", "val", "test" or nothing.
+`path` is relative to the folder: an H.264 .mp4, or its frames packed (packed.py) as .raw, .jpeg or .flow; features
+are .npy. A column whose name starts with `split` holds "train", "val", "test" or nothing.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pyarrow as pa
 import pyarrow.compute
@@ -132,7 +132,7 @@ class Index:
 
     @property
     def modality(self) -> Modality:
-        """What its frames hold: colours, or optical flow (x and y in 0..255, 128 where nothing moves)."""
+        """What its frames hold: colours, optical flow (x and y in 0..255, 128 where nothing moves), or features."""
         return self.card.get("modality", "rgb")
 
     @cached_property
@@ -207,8 +207,8 @@ def _read_card(path: Path) -> dict[str, Any]:
     flip = card.get("horizontal_flip") if isinstance(card, dict) else None
     if not isinstance(card, dict) or "name" not in card or flip not in ("keeps_labels", "changes_labels"):
         raise DataError(f'{path}: must hold "name" and "horizontal_flip": "keeps_labels" or "changes_labels"')
-    if card.get("modality", "rgb") not in ("rgb", "flow"):
-        raise DataError(f'{path}: "modality" must be "rgb" or "flow", not {card["modality"]!r}')
+    if card.get("modality", "rgb") not in get_args(Modality):
+        raise DataError(f'{path}: "modality" must be one of {get_args(Modality)}, not {card["modality"]!r}')
     return card
 
 

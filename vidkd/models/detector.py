@@ -19,6 +19,7 @@ level and by time; what else a location says is in taps:
     refinement      [B, 2, L]      what to add to them, in halves of the segment's length
     quality         [B, 1, L]      logit of the tIoU of the refined segment with its action
     frame_boundary  [B, 2, T]      how much of a start and of an end each frame of the clip is, 0..1
+    pyramid_<l>     [B, C, T_l, 1, 1]  level l, the finest is 0: a map like those of the backbone, of one pixel
     level_boundary  [B, 4, T_0]    the same on the finest level: of the localisation branch, then of the class branch
 """
 
@@ -32,9 +33,11 @@ from torch import Tensor, nn
 from vidkd.errors import ConfigError, one_of
 from vidkd.models import cost
 from vidkd.models._boundary import boundary_max_pool
-from vidkd.taps import Input, Tap, Tapped, submodule
+from vidkd.taps import Input, Layout, Tap, Tapped, submodule
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
+# [B, C, T]: maps over time alone, which methods that compare maps see as pictures of one pixel
+OVER_TIME = Layout(lambda output: output[..., None, None], lambda _, grid: grid.flatten(2))
 MIN_WINDOW = 1.0  # samples to either side of a boundary that are looked at, at least
 OUTSIDE, INSIDE = 10, 4  # of a segment's length, to either side of its boundaries: a tenth and a quarter
 
@@ -106,7 +109,9 @@ class Heads(nn.Module):
         self.refinement = Conv(width, 2, 1, plain=True)
         self.quality = Conv(width, 1, 3, plain=True)
         self.refined_class = Conv(width, num_classes + 1, 1, plain=True)
-        self.out = nn.ModuleDict({name: nn.Identity() for name in outputs(num_classes)})  # places to listen at
+        # places to listen at
+        self.levels = nn.ModuleList(nn.Identity() for _ in range(levels))
+        self.out = nn.ModuleDict({name: nn.Identity() for name in outputs(num_classes)})
 
     @property
     def weight(self) -> Tensor:
@@ -131,7 +136,7 @@ class Heads(nn.Module):
         levels = [first + F.interpolate(second, size=first.shape[2]), second]
         for down in self.down:
             levels.append(down(levels[-1]))
-        return levels
+        return [listened(level) for listened, level in zip(self.levels, levels, strict=True)]
 
     def locations(self, level: Tensor, frame: Tensor, scale: Tensor, boundary: bool) -> dict[str, Tensor]:
         """All that the locations of one level say."""
@@ -241,7 +246,9 @@ def detector(
     said = [name for name in outputs(num_classes) if name != "logits"]
     taps = {name: Tap(f"backbone.net.{tap.path}", tap.channels, tap.layout, tap.axes) for name, tap in _inner(trunk)}
     taps |= {name: Tap(f"heads.out.{name}", outputs(num_classes)[name], axes="BCT") for name in said}
-    limits = Input((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), frames=frames, size_px=size_px)  # the backbone standardises itself
+    taps |= {f"pyramid_{i}": Tap(f"heads.levels.{i}", width, OVER_TIME) for i in range(levels)}
+    channels = len(trunk.input.mean)  # which the backbone standardises by itself
+    limits = Input((0.0,) * channels, (1.0,) * channels, frames=frames, size_px=size_px)
     return Tapped("detector", Detector(trunk, heads, fine, coarse), taps, limits, head="heads")
 
 

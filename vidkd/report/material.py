@@ -127,7 +127,6 @@ class Material:
             return (*self.first, *self.rows)
         return (*self.first, Row("teacher", "teacher", _line_of(self.teacher), (), "", {}), *self.rows)
 
-
     @cached_property
     def teacher_row(self) -> Row | None:
         """The line of the table that is the teacher of the best row."""

@@ -6,12 +6,14 @@ Source: Lin et al. (AFSD), CVPR 2021, section 3.4, with the constants of its pub
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 TERMS = ("location", "class", "refined_location", "refined_class", "quality", "start", "end")  # those of `losses`
+ClassOver = Literal["actions", "refined"]
 ALPHA = (0.25, 0.75)  # of the focal loss: background, actions
 EPSILON = 1e-6
 MIN_BOUNDARY = 2.0  # frames that a boundary is long, at least; a tenth of the action if that is more
@@ -109,12 +111,21 @@ def boundary_loss(strength: Tensor, target: Tensor) -> Tensor:
 
 
 def losses(
-    said: Mapping[str, Tensor], segments: Tensor, label: Tensor, refined_from: float, pooled: bool
+    said: Mapping[str, Tensor],
+    segments: Tensor,
+    label: Tensor,
+    refined_from: float,
+    pooled: bool,
+    class_over: ClassOver = "refined",
 ) -> dict[str, Tensor]:
     """Every term, unweighted. `said` holds the detector's logits and taps; segments [B, M, 2], label [B, M].
 
     `refined_from`: the tIoU of a coarse segment from which its refinement counts as an action. `pooled`: labels of
-    boundaries come to the finest level by their maximum, so that none is lost; else every n-th is taken.
+    boundaries come to the finest level by their maximum, so that none is lost; else every n-th is taken. `class_over`:
+    what the sum of refined_class, over all locations, is divided by: how many locations are to be refined, at least 1
+    ("refined", AFSD's code); or how many stand for an action, as the coarse class is ("actions"). Of the former there
+    are none at first, and the background of all locations then pulls many times as hard as any other term: classes
+    begin to be learned later, by some 100 steps of a small detector without weights, and end as well.
     """
     frames, finest = said["frame_boundary"].shape[2], said["level_boundary"].shape[2]
     centre = centres(level_sizes(finest, said["logits"].shape[2]), segments.device)
@@ -137,7 +148,8 @@ def losses(
         "location": ((1 - overlap) * positive).sum() / n,
         "class": focal_loss(said["coarse_logits"], own.label) / n,
         "refined_location": (miss * good).sum() / n_good,
-        "refined_class": focal_loss(said["logits"], torch.where(good, own.label, 0)) / n_good,
+        "refined_class": focal_loss(said["logits"], torch.where(good, own.label, 0))
+        / (n if class_over == "actions" else n_good),
         "quality": (guess * positive).sum() / n,
     }
     for side, name in enumerate(("start", "end")):

@@ -10,6 +10,7 @@ from torch import Tensor
 from vidkd.tasks._detection_losses import centres, level_sizes, refined_segments
 
 Floats = NDArray[np.float64]
+NEEDED = ("logits", "coarse_logits", "reach", "refinement", "quality", "frame_boundary", "level_boundary")
 FLOOR = 0.001  # a score that soft-NMS has pushed below this is no detection any more
 
 

@@ -5,6 +5,7 @@ The truth is segments.csv in the prepared data set (annotations.py), in seconds.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from vidkd.errors import ConfigError, DataError
 from vidkd.tasks import _detection_losses, _detections
 from vidkd.tasks._base import Answers, BaseTask, Scored, TaskSection
 from vidkd.tasks._detection_figures import Truth, figures, matched, thresholds
+from vidkd.tasks._detection_losses import ClassOver
 from vidkd.types import ClipBatch, Segments, Shown, View
 
 SEGMENTS = "segments.csv"
@@ -35,6 +37,7 @@ class Config(TaskSection):
         default=0.5, gt=0, le=1
     )  # the share of an action in a window from which the window teaches it
     refined_from: float = Field(default=0.5, ge=0, le=1)  # tIoU of a coarse segment from which refining it is learned
+    class_over: ClassOver = "refined"  # what the loss of refined classes is divided by, as AFSD; actions: as the coarse
     pooled_boundaries: bool = True  # boundary labels come to the finest level by maximum; false: every n-th, as AFSD
     sigma: float = Field(default=0.5, gt=0)  # of Gaussian soft-NMS
     threshold: float = Field(default=0.01, ge=0, lt=1)  # scores up to it are no detections
@@ -101,8 +104,9 @@ class Task(BaseTask[Config]):
 
     def losses(self, batch: ClipBatch, student: View) -> dict[str, Tensor]:
         segments, classes = batch.extra["segments"], batch.extra["classes"]
+        config = self.config
         return _detection_losses.losses(
-            _said(student), segments, classes, self.config.refined_from, self.config.pooled_boundaries
+            _said(student), segments, classes, config.refined_from, config.pooled_boundaries, config.class_over
         )
 
     def right(self, batch: ClipBatch, view: View) -> Tensor:
@@ -181,6 +185,26 @@ def keep(view: View, span_s: Tensor) -> dict[str, Tensor]:
     `scores` [B, L, K]."""
     segments, scores = _detections.decode(_said(view))
     return {"segments": _detections.in_seconds(segments.cpu(), span_s), "scores": scores.cpu()}
+
+
+def said_of(view: View) -> View:
+    """Of what a detector answers, what detections are made of, on the CPU."""
+    said = {name: tap.cpu() for name, tap in _said(view).items() if name in _detections.NEEDED}
+    return View(said.pop("logits"), said)
+
+
+def fused(views: Sequence[View]) -> View:
+    """What several detectors (an RGB and a flow stream) say together of the same windows: the mean of each raw answer,
+    before anything is decoded, as AFSD's code does. ConfigError if they have other locations or classes."""
+    every = [_said(view) for view in views]
+    mean = {}
+    for name, first in every[0].items():
+        answers = [said[name] for said in every]
+        if any(answer.shape != first.shape for answer in answers):
+            shapes = " and ".join(str(list(answer.shape[1:])) for answer in answers)
+            raise ConfigError(f"detectors to be fused need the same frames, levels and classes; {name}: {shapes}")
+        mean[name] = torch.stack([answer.float() for answer in answers]).mean(dim=0)
+    return View(mean.pop("logits"), mean)
 
 
 def events(kept: dict[str, Tensor], config: Config, classes: tuple[str, ...]) -> list[tuple[float, float, str, float]]:

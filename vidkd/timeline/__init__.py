@@ -4,6 +4,7 @@ import io
 import math
 import string
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,14 @@ class Timeline:
         counts = torch.bincount(seen, minlength=len(self.classes))
         order = counts.sort(descending=True, stable=True).indices.tolist()
         return [(k, int(counts[k]) / max(len(seen), 1)) for k in order if counts[k]]
+
+    def stretches(self, slots: int) -> list[tuple[int, int, int, float]]:
+        """(first slot, slot after the last, class, mean certainty) of every stretch of time that one class rules."""
+        which, sure = self.ruling(slots)
+        runs, counts = which.unique_consecutive(return_counts=True)
+        ends = counts.cumsum(dim=0).tolist()
+        spans = zip([0, *ends[:-1]], ends, runs.tolist(), strict=True)
+        return [(start, end, k, float(sure[start:end].mean())) for start, end, k in spans if k >= 0]
 
     def top(self, row: Tensor, count: int) -> list[tuple[str, float]]:
         """The best `count` classes of one row [K] of probabilities."""
@@ -104,15 +113,20 @@ def text_bar(timeline: Timeline, width: int = 72) -> list[str]:
 
 def picture(timeline: Timeline, title: str, subtitle: str, frames: list[tuple[float, Tensor]]) -> bytes:
     """A PNG: frames of the video (their seconds and [3, h, w] uint8), the ruling class, the probabilities over time."""
+    return png(lambda figure: _draw(figure, timeline, title, subtitle, frames), 6.4)
+
+
+def png(draw: Callable[[Any], None], height: float) -> bytes:
+    """What `draw` puts on a matplotlib figure of 12 x `height` inches, at 150 px an inch."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():  # a $ in a name is a $
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure = Figure(figsize=(12, 6.4), dpi=150, facecolor="white")
+        figure = Figure(figsize=(12, height), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
-        _draw(figure, timeline, title, subtitle, frames)
+        draw(figure)
         out = io.BytesIO()
         figure.savefig(out, format="png")
     return out.getvalue()
@@ -131,7 +145,7 @@ def _draw(figure: Any, timeline: Timeline, title: str, subtitle: str, frames: li
         if len(shown) < min(5, len(timeline.classes)) and k not in shown:
             shown.append(k)
     color = {k: COLORS[i] for i, k in enumerate(shown)}
-    _film(film, frames, timeline.duration_s)
+    film_strip(film, frames, timeline.duration_s)
     _bar(bar, timeline, color, slots)
     _lines(lines, timeline, color)
     figure.legend(
@@ -146,7 +160,7 @@ def _draw(figure: Any, timeline: Timeline, title: str, subtitle: str, frames: li
     )
 
 
-def _film(axes: Any, frames: list[tuple[float, Tensor]], duration_s: float) -> None:
+def film_strip(axes: Any, frames: list[tuple[float, Tensor]], duration_s: float) -> None:
     """The frames side by side, each cut to the shape of its place."""
     axes.set_xlim(0, duration_s)
     axes.set_ylim(0, 1)
@@ -165,22 +179,15 @@ def _film(axes: Any, frames: list[tuple[float, Tensor]], duration_s: float) -> N
 
 def _bar(axes: Any, timeline: Timeline, color: dict[int, str], slots: int) -> None:
     """One coloured piece for every stretch that a class rules, with its name where there is room."""
-    which = timeline.ruling(slots)[0].tolist()
     axes.set_xlim(0, slots)
     axes.set_ylim(0, 1)
     axes.set_axis_off()
-    start = 0
-    for i in range(1, slots + 1):
-        if i < slots and which[i] == which[start]:
-            continue
-        k = which[start]
-        if k >= 0:
-            axes.axvspan(start, i, facecolor=color.get(k, OTHER), edgecolor="white", linewidth=0.8)
-            name = timeline.classes[k]
-            if (i - start) / slots * 130 > len(name) + 1:  # 130 letters fit side by side
-                ink = "white" if k in color else INK
-                axes.text((start + i) / 2, 0.46, name, ha="center", va="center", fontsize=10, color=ink)
-        start = i
+    for start, end, k, _ in timeline.stretches(slots):
+        axes.axvspan(start, end, facecolor=color.get(k, OTHER), edgecolor="white", linewidth=0.8)
+        name = timeline.classes[k]
+        if (end - start) / slots * 130 > len(name) + 1:  # 130 letters fit side by side
+            ink = "white" if k in color else INK
+            axes.text((start + end) / 2, 0.46, name, ha="center", va="center", fontsize=10, color=ink)
 
 
 def _lines(axes: Any, timeline: Timeline, color: dict[int, str]) -> None:
@@ -191,18 +198,28 @@ def _lines(axes: Any, timeline: Timeline, color: dict[int, str]) -> None:
         values = 100 * timeline.probabilities[:, k].numpy()
         axes.fill_between(middle, values, color=shade, alpha=0.08, linewidth=0)
         axes.plot(middle, values, color=shade, linewidth=width, marker=dots, markersize=3.5)
-    axes.set_xlim(0, timeline.duration_s)
     axes.set_ylim(0, 102)
     axes.set_ylabel("probability, %", color=FAINT)
-    axes.set_xlabel("s" if timeline.duration_s < 120 else "min:s", color=FAINT, loc="right")
-    if timeline.duration_s >= 120:
-        steps = (15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
-        step = next((s for s in steps if timeline.duration_s / s <= 12), 14400)
-        axes.set_xticks(range(0, math.floor(timeline.duration_s) + 1, step))
-        axes.xaxis.set_major_formatter(lambda x, _: f"{int(x) // 60}:{int(x) % 60:02}")
+    time_axis(axes, timeline.duration_s)
     axes.grid(axis="y", color="#E5E7EB", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=FAINT, length=0)
+
+
+def time_axis(axes: Any, duration_s: float) -> None:
+    """The lower axis: seconds, or minutes and seconds from two minutes on; no other frame."""
+    axes.set_xlim(0, duration_s)
+    axes.set_xlabel("s" if duration_s < 120 else "min:s", color=FAINT, loc="right")
+    if duration_s >= 120:
+        axes.set_xticks(ticks(duration_s))
+        axes.xaxis.set_major_formatter(lambda x, _: f"{int(x) // 60}:{int(x) % 60:02}")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color("#D1D5DB")
+
+
+def ticks(duration_s: float) -> list[int]:
+    """Round numbers of seconds from 0 on, some ten of them."""
+    steps = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
+    step = next((s for s in steps if duration_s / s <= 12), 14400)
+    return list(range(0, math.floor(duration_s) + 1, step))
