@@ -71,9 +71,11 @@ class Tracking:
 
 
 class Log:
-    """Writes on the first process, and is silent on the others."""
+    """Writes on the first process, and is silent on the others. ConfigError where a tracker is not installed."""
 
     def __init__(self, run: Run, out: Path, main: bool) -> None:
+        if run.log.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise ConfigError("log.tensorboard needs the tensorboard package: pip install 'vidkd[tensorboard]'")
         self.run, self.out, self.main = run, out, main
         self._file = self._bar = None
         self._trackers: list[Tracking] = []
@@ -175,9 +177,6 @@ def _truncate(path: Path, first_step: int, scored: int) -> int:
 
 
 def _tensorboard(out: Path, first_step: int) -> Tracker:
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("log.tensorboard needs the tensorboard package: pip install 'vidkd[tensorboard]'")
-
     def start() -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
