@@ -128,6 +128,7 @@ class Tapped(nn.Module):
         self.clip: tuple[int, int] | None = (
             None  # frames and side in px of what a run shows it: adaptors need the sizes
         )
+        self.classes: tuple[str, ...] | None = None  # of its outputs in order, where its weights say
         self._seen: dict[str, Tensor] = {}
         self._versions: dict[str, int] = {}  # of those tensors, as they were heard
         self._listening = True
