@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import tiny_set
 from conftest import CONFIGS
 from vidkd import config_file, run_dir
+from vidkd.bench import __main__ as command
 from vidkd.bench import claims, grid, run, state, table
 from vidkd.errors import ConfigError, DataError
 
@@ -124,6 +125,12 @@ def test_a_retrained_teacher_changes_who_learned_from_it(ran):
         assert state.examine(cells["alone"]).kind == "finished"
     finally:
         weights.write_bytes(before)
+
+
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_a_number_of_jobs_that_cannot_be(make, jobs):
+    with pytest.raises(ConfigError, match=rf"--jobs {jobs}: must be 1 or more"):
+        command.main([str(make()), f"--jobs={jobs}"])
 
 
 def test_the_dry_run_touches_nothing(ran, capsys):

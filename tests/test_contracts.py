@@ -222,6 +222,32 @@ def test_a_new_method_file_is_found_without_any_edit(tmp_path, monkeypatch):
         config_file.load(path, ["methods=[{kind: mylab.hint, powr: 3.0}]"])
 
 
+def test_a_new_task_file_is_found_without_any_edit(tmp_path, monkeypatch):
+    package = tmp_path / "mytasks"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "margin.py").write_text(
+        "from vidkd.tasks._base import BaseTask, TaskSection\n"
+        "class Config(TaskSection):\n    margin: float = 1.0\n"
+        "class Task(BaseTask[Config]):\n"
+        "    def losses(self, batch, student):\n"
+        "        right = student.logits.gather(1, batch.label[:, None])\n"
+        "        return {'gap': (student.logits - right + self.config.margin).relu().mean()}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = next(p for p in CONFIGS if p.stem == "motion_student")
+    small = [said for said in SMALL if said.startswith(("student", "data"))]
+    run = config_file.load(path, ["task={kind: mytasks.margin, margin: 2.0, weights: {gap: 0.5}}", *small])
+    task = distiller.build_task(run, tuple("abcd"))
+    trainee, _, _ = distiller.build(run, task.num_outputs())
+    batch = one_batch(run, task)
+    student, terms = trainee(batch, None)
+    every = distiller.losses(run, 0, task.losses(batch, student), terms)
+    torch.testing.assert_close(every["total"], 0.5 * every["gap"])
+    with pytest.raises(ConfigError, match=r"task.marign: no such key; did you mean 'margin'"):
+        config_file.load(path, ["task={kind: mytasks.margin, marign: 2.0}", *small])
+
+
 def test_the_folder_is_the_registry():
     assert "logits" in methods.names()
     assert not [n for n in (*methods.names(), *tasks.names()) if n.startswith("_")]

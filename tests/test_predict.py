@@ -299,8 +299,8 @@ class TestRefused:
 
     @pytest.mark.parametrize(
         "words",
-        [("--top", 0), ("--batch", 0), ("--stride-s", -1), ("--stride-s", "nan"), ("--json", "/nowhere/a.json"),
-         ("--png", "/tmp")],
+        [("--top", 0), ("--batch", 0), ("--stride-s", -1), ("--stride-s", "nan"), ("--threshold", "nan"),
+         ("--json", "/nowhere/a.json"), ("--png", "/tmp")],
         ids=lambda w: f"{w[0]}={w[1]}",
     )  # fmt: skip
     def test_command_lines(self, run, video, words):

@@ -108,7 +108,7 @@ def test_held_passes_gradient_through_but_not_in():
 
 def test_a_tap_the_network_lacks_is_named_with_those_it_has():
     with pytest.raises(ConfigError, match="tiny4: no tap 'layte'; did you mean 'late'"):
-        models.build("tiny4", num_classes=4).taps["layte"]
+        models.build("tiny4", 4).taps["layte"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """A whole run: its launchers, its folder, its networks. What it promises under faults is in tests/reliability/."""
 
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 from conftest import REPOSITORY
 from small_run import KD, SMALL, losses, same, weights
 from vidkd import config_file, models, train, trained
+from vidkd.data import decode
 from vidkd.errors import ConfigError, DataError
 
 TORCHRUN = ("torch.distributed.run", "--nproc_per_node=2", "--standalone")
@@ -211,6 +214,31 @@ def test_changed_inputs_are_not_resumed(make, root, tmp_path):
     train.train(weights_of.model_copy(update={"seed": 1}), resume="never")
     with pytest.raises(ConfigError, match=r"teacher.weights changed since this run began"):
         train.train(make("run", path))
+
+
+@pytest.mark.parametrize(
+    ("override", "hidden", "message"),
+    [
+        ("data.decoder=torchcodec", "torchcodec", "torchcodec is not installed"),
+        ("log.tensorboard=true", "tensorboard", "needs the tensorboard package"),
+        ("data.test=test", "test_002.mp4", "1 video.s. are not what was prepared: test_002.mp4: No such file"),
+    ],
+)
+def test_never_deletes_nothing_for_a_run_that_lacks_something(
+    make, root, tmp_path, monkeypatch, override, hidden, message
+):
+    copied = shutil.copytree(root, tmp_path / "set")
+    own = ("methods=[]", "teacher=null", f"data.root={copied}")
+    run = make("kept", *own)
+    train.train(run, stop=2)
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == hidden else there(name, *rest))
+    decode._installed.cache_clear()
+    (copied / hidden).unlink(missing_ok=True)
+    with pytest.raises((ConfigError, DataError), match=message):
+        train.train(make("kept", *own, override), resume="never", stop=2)
+    decode._installed.cache_clear()
+    assert (run.out_dir / "checkpoints" / "step00000002").exists()
 
 
 def test_never_deletes_nothing_but_a_runs_files(make, tmp_path):

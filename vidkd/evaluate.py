@@ -15,7 +15,7 @@ from pathlib import Path
 from vidkd import checkpoint, cli, config_file, distiller, results, trained
 from vidkd.config import Run
 from vidkd.data import clips, index
-from vidkd.errors import ConfigError
+from vidkd.errors import ConfigError, DataError
 from vidkd.taps import Frozen
 
 
@@ -54,7 +54,13 @@ def evaluate(run: Run, weights: Path, part: str, out: Path, *, student_only: boo
     )
     student, account = distiller.build_network(section, len(data_set.classes), run.data.clip.frames)
     if saved:
-        student.load_state_dict(checkpoint.student_tensors(weights))
+        try:
+            checkpoint.restore_module(student, checkpoint.student_tensors(weights))
+        except (LookupError, RuntimeError) as error:
+            raise DataError(
+                f"{weights}: not the checkpoint of {run.student.name} with these options and {len(data_set.classes)} "
+                f"classes: {' '.join(str(error).splitlines()[:2])}"
+            ) from None
     else:
         print(account)
     teacher = None

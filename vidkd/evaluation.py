@@ -22,6 +22,7 @@ from vidkd.taps import autocast
 from vidkd.tasks._base import BaseTask, Scored
 from vidkd.types import ClipBatch
 
+DECODERS_ASKED = 50  # videos, evenly over a part: what data_prep made is read by one decoder
 Row = tuple[int, dict[str, Tensor]]  # a position in the part; what the task keeps of its views, name -> [V, ...]
 
 
@@ -133,9 +134,16 @@ def protocol(
     }
 
 
+def decoded_by(part: Part, decoder: decode.Decoder) -> str:
+    """The decoders that read the videos of the part (what `auto` comes to), by up to DECODERS_ASKED of them."""
+    paths = list(dict.fromkeys(part.column("path")))
+    asked = paths[:: -(-len(paths) // DECODERS_ASKED)]
+    return ", ".join(sorted({decode.decoder_of(part.root / path, decoder) for path in asked}))
+
+
 def environment() -> dict[str, Any]:
     """Versions and the commit: what a figure may depend on besides its protocol."""
-    packages = ("torch", "torchvision", "accelerate", "numpy")
+    packages = ("torch", "torchvision", "accelerate", "numpy", "pytorchvideo")
     return {
         "vidkd": vidkd.__version__,
         "python": platform.python_version(),

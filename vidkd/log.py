@@ -1,5 +1,6 @@
 """Where a run's figures go: metrics.jsonl always; TensorBoard and Weights & Biases if asked; a bar on the terminal."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -71,9 +72,11 @@ class Tracking:
 
 
 class Log:
-    """Writes on the first process, and is silent on the others."""
+    """Writes on the first process, and is silent on the others. ConfigError where a tracker is not installed."""
 
     def __init__(self, run: Run, out: Path, main: bool) -> None:
+        if run.log.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise ConfigError("log.tensorboard needs the tensorboard package: pip install 'vidkd[tensorboard]'")
         self.run, self.out, self.main = run, out, main
         self._file = self._bar = None
         self._trackers: list[Tracking] = []
@@ -175,9 +178,6 @@ def _truncate(path: Path, first_step: int, scored: int) -> int:
 
 
 def _tensorboard(out: Path, first_step: int) -> Tracker:
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("log.tensorboard needs the tensorboard package: pip install 'vidkd[tensorboard]'")
-
     def start() -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -197,7 +197,11 @@ def _wandb(run: Run, out: Path) -> Tracker:
         os.environ.setdefault("WANDB_SILENT", "true")
         mode = "online" if run.log.wandb == "online" else "offline"
         settings = wandb.Settings(console="off", x_disable_meta=True)
-        return wandb.init(project=run.log.wandb_project, name=run.name, dir=str(out), mode=mode, settings=settings)
+        return wandb.init(
+            project=run.log.wandb_project, name=run.name, dir=str(out), mode=mode, settings=settings,
+            config=run.model_dump(mode="json"),
+            id=hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16], resume="allow",  # one run, however resumed
+        )  # fmt: skip
 
     return Tracker(
         "Weights & Biases",

@@ -110,6 +110,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("top", "batch"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name} {getattr(args, name)}: must be 1 or more")
+    if not 0 <= args.threshold <= 1:
+        raise ConfigError(f"--threshold {args.threshold}: must be a probability, 0 to 1")
     if args.stride_s is not None and not (math.isfinite(args.stride_s) and args.stride_s > 0):
         raise ConfigError(f"--stride-s {args.stride_s}: must be a positive number of seconds")
     for path in (args.json, args.png, args.html):

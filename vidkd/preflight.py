@@ -1,6 +1,7 @@
 """A teacher that is wrong is noticed before the first step, not after the last."""
 
 import math
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -73,6 +74,14 @@ def _differences(run: Run, teacher: Frozen, classes: tuple[str, ...]) -> list[st
     frames = run.teacher.view.frames or run.data.clip.frames
     if (declared := card.get("frames")) and declared != frames:
         said.append(f"its weights were made for clips of {declared} frames, this run shows {frames}")
-    if (declared := card.get("classes")) and tuple(declared) != classes:
-        said.append("its weights were made for other classes, or for these in another order")
+    if (declared := teacher.tapped.classes) and (other := _first_unlike(declared, classes)):
+        said.append(f"its weights were made for other classes, or for these in another order ({other})")
     return said
+
+
+def _first_unlike(declared: tuple[str, ...], classes: tuple[str, ...]) -> str:
+    """The first class that differs, whatever its case and whether its words are joined; "" if none does."""
+    for i, (theirs, ours) in enumerate(zip_longest(declared, classes, fillvalue="none")):
+        if theirs.casefold().replace("_", " ") != ours.casefold().replace("_", " "):
+            return f"output {i} is {theirs!r} in the weights, {ours!r} in the data set"
+    return ""

@@ -61,6 +61,7 @@ def evaluate(
         results["agreement"] = task.agreement(scores["teacher"], scores["student"])
     results["environment"] = evaluation.environment()
     if rank() == 0:
+        results["environment"]["decoded_by"] = evaluation.decoded_by(part, run.data.decoder)
         for who in networks:
             write_predictions(out / f"{who}_predictions.csv", task, scores[who])
         checkpoint.write_atomic(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())

@@ -128,6 +128,7 @@ class Tapped(nn.Module):
         self.clip: tuple[int, int] | None = (
             None  # frames and side in px of what a run shows it: adaptors need the sizes
         )
+        self.classes: tuple[str, ...] | None = None  # of its outputs in order, where its weights say
         self._seen: dict[str, Tensor] = {}
         self._versions: dict[str, int] = {}  # of those tensors, as they were heard
         self._listening = True
@@ -165,15 +166,19 @@ class Tapped(nn.Module):
         if not grid.is_inference():
             self._versions[name] = grid._version
 
+    def check_channels(self, seen: int) -> None:
+        """ConfigError unless this network takes videos of so many channels."""
+        if seen != (own := self.mean.shape[1]):
+            kinds = {2: "optical flow", 3: "RGB"}
+            a, b = (kinds.get(c, f"{c} channels") for c in (own, seen))
+            raise ConfigError(f"{self.name} takes {a}, and is shown {b}: set its options.modality, or other data")
+
     def normalise(self, video: Tensor) -> Tensor:
         """[B, C, T, H, W], uint8 in 0..255 or float in 0..1 -> float, standardised per channel for this network.
 
         C is 3, RGB, or 2 for a network of optical flow, or what features have. ConfigError for another number.
         """
-        if video.shape[1] != self.mean.shape[1]:
-            kinds = {2: "optical flow", 3: "RGB"}
-            own, seen = (kinds.get(c, f"{c} channels") for c in (self.mean.shape[1], video.shape[1]))
-            raise ConfigError(f"{self.name} takes {own}, and is shown {seen}: set its options.modality, or other data")
+        self.check_channels(video.shape[1])
         if video.dtype == torch.uint8:
             video = video.to(self.mean.dtype) / 255
         return (video - self.mean) / self.std

@@ -31,7 +31,7 @@ from vidkd import (
     trainer,
 )
 from vidkd.config import Run
-from vidkd.data import clips, index
+from vidkd.data import clips, decode, features, index
 from vidkd.errors import ConfigError
 from vidkd.log import Log
 
@@ -71,10 +71,14 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     trained.check_processes(run, accelerator)
     data_set = index.read(run.data.root)
     clips.check(data_set, run)
+    decode.check(run.data.decoder)
     task = distiller.build_task(run, data_set.classes)
     part = clips.part_of(data_set, run, task, run.data.train, training=True)
-    clips.part_of(data_set, run, task, run.data.test)  # that it can be scored is known before the training, not after
+    test = clips.part_of(data_set, run, task, run.data.test)
     val = clips.part_of(data_set, run, task, run.data.val) if run.data.val else None
+    for scored in (test, val):  # that it can be scored is known before the training, not after
+        if scored is not None:
+            scored.check_files()
     if len(part) < run.train.batch_size:
         raise ConfigError(f"train.batch_size {run.train.batch_size} is more than the {len(part)} training clips")
     run = trained.as_saved(run, part)
@@ -90,6 +94,8 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
         return done
     torch.manual_seed(run.seed)
     trainee, teacher, accounts = distiller.build(run, len(data_set.classes))
+    for network in (trainee.student, *([teacher.tapped] if teacher else [])):
+        network.check_channels(features.channels(part))
     distiller.check_weights(run, trainee, task)
     state = trained.prepare(run, accelerator, trainee)
     log = Log(run, run.out_dir, accelerator.is_main_process)

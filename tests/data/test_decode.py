@@ -240,6 +240,17 @@ def test_a_changed_file_is_looked_at_again(film: Film, tmp_path: Path):
         assert video.decoder == "pyav"
 
 
+def test_a_decoder_that_cannot_be_had_is_known_before_any_video(monkeypatch: pytest.MonkeyPatch):
+    decode.check("auto")
+    decode.check("pyav")
+    with pytest.raises(ConfigError, match="no decoder 'decrod'; did you mean 'decord'"):
+        decode.check("decrod")
+    monkeypatch.setattr(decode, "_installed", lambda name: False)
+    decode.check("auto")
+    with pytest.raises(ConfigError, match="pip install torchcodec"):
+        decode.check("torchcodec")
+
+
 def test_versions_name_what_is_installed():
     versions = decode.decoder_versions()
     assert "av" in versions and ("decord" in versions or "decord2" in versions)

@@ -39,6 +39,8 @@ def test_the_command_writes_a_picture(tmp_path: Path):
     assert io.decode_image(str(out)).shape[0] >= 3
     with pytest.raises(ConfigError, match="say which with --config"):
         show.main([str(tmp_path), "data.clip.frames=4"])
+    with pytest.raises(ConfigError, match="at least 1 clip"):
+        show.main([str(tmp_path), "--clips", "0"])
 
 
 def test_a_missing_folder_is_one_line_and_exit_2(

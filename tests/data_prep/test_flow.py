@@ -78,7 +78,8 @@ def test_a_flipped_clip_is_mirrored_flow(sets):
 def test_a_student_learns_from_flow_and_says_so(sets, tmp_path):
     words = [*SMALL, f"data.root={sets[1]}", f"out={tmp_path / 'run'}"]
     with pytest.raises(ConfigError, match=r"small_r3d takes RGB, and is shown optical flow: set its options\.modality"):
-        train.train(config_file.load(STUDENT, words))
+        train.train(config_file.load(STUDENT, words), resume="never")
+    assert not (tmp_path / "run" / "config.yaml").exists()  # known before anything is begun, or deleted
     outcome = train.train(
         config_file.load(STUDENT, [*words, "student.options.modality=flow", f"out={tmp_path / 'two'}"])
     )

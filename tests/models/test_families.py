@@ -96,6 +96,9 @@ def test_unknown_sizes_are_refused_in_one_sentence():
         ({"depth": True}, "option 'depth' is of type int, not True"),
         ({"dropout": 1.5}, "cannot be built with {'dropout': 1.5}: .*between 0 and 1"),
         ({"widht": 8}, "no option 'widht'; did you mean 'width'"),
+        ({"num_classes": 8}, "no option 'num_classes'"),
+        ({"name": 8}, "no option 'name'"),
+        ({"width": 10**12}, "cannot be built with"),  # torch cannot allocate it
     ],
 )
 def test_options_that_cannot_be_taken(options, match):

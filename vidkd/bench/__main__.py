@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vidkd import cli
 from vidkd.bench import claims, grid, run, table
+from vidkd.errors import ConfigError
 
 
 def main(argv: list[str]) -> int:
@@ -28,6 +29,8 @@ def main(argv: list[str]) -> int:
         help=f"a claim of another machine that does not beat for so long is taken over (default: {claims.STALE_S:.0f})",
     )
     args = parser.parse_args(argv)
+    if args.jobs is not None and args.jobs < 1:
+        raise ConfigError(f"--jobs {args.jobs}: must be 1 or more")
     bench = grid.load(args.bench)
     if args.dry_run:
         print("\n".join(run.plan(bench)))

@@ -104,11 +104,24 @@ def open_video(path: Path, decoder: Decoder = "auto") -> Video:
         return Video(path, "features", features.Features(path))
     facts = _facts(path, header)
     name = _quickest(facts) if decoder == "auto" else decoder
-    if name not in BACKENDS:
-        raise ConfigError(one_of(name, sorted(BACKENDS), "decoder"))
-    if not _installed(name):
-        raise ConfigError(f"data.decoder: {name} is not installed here: pip install {name}, or choose another one")
+    check(name)
     return Video(path, name, BACKENDS[name](path, facts))
+
+
+def check(decoder: str) -> None:
+    """ConfigError for a decoder that there is not, or that is not installed here."""
+    if decoder not in (*BACKENDS, "auto"):
+        raise ConfigError(one_of(decoder, sorted(BACKENDS), "decoder"))
+    if decoder != "auto" and not _installed(decoder):
+        raise ConfigError(
+            f"data.decoder: {decoder} is not installed here: pip install {decoder}, or choose another one"
+        )
+
+
+def decoder_of(path: Path, decoder: Decoder = "auto") -> str:
+    """The name of the decoder that reads the video file `path`; DataError and ConfigError as `open_video`."""
+    with open_video(path, decoder) as video:
+        return video.decoder
 
 
 def pack(video: Video, target: Path, form: packed.Form, made: Iterator[Tensor] | None = None) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vidkd.config import Degrade, Run
+from vidkd.data.index import Part
 from vidkd.errors import ConfigError, DataError
 
 DESCRIPTION = "features.json"  # in the folder of the features or above it: what they are, and how many a second
@@ -25,6 +26,12 @@ def check(name: str, run: Run) -> None:
             f"{name} holds features, not pictures: set size_px to 1 and leave out data.augment.color_jitter, "
             "data.augment.randaugment and degrade"
         )
+
+
+def channels(part: Part) -> int:
+    """Of the videos of `part`: 3, colours, 2, flow along x and y, or as many as features have."""
+    known = {"rgb": 3, "flow": 2}.get(part.modality)
+    return known or int(Features(part[0].path).mapped.shape[1])
 
 
 class Features:

@@ -46,6 +46,7 @@ SCHEMA = {
     "status": pa.string(),  # "ok", "truncated", "unreadable", "refused"
     "reason": pa.string(),  # why not ok
 }
+MEASURED = ("bytes", "frames", "fps", "width", "height")  # more than 0 of every video that is ok
 STATUSES = ("ok", "truncated", "unreadable", "refused")
 
 
@@ -108,6 +109,25 @@ class Part:
 
     def names(self) -> list[str]:
         return [str(Path(path).with_suffix("")) for path in self.table["path"].to_pylist()]
+
+    def check_files(self) -> None:
+        """DataError that names the first videos whose files are not there, or not as long as the index says."""
+        wrong = []
+        expected_bytes = dict(zip(self.column("path"), self.column("bytes"), strict=True))
+        for path, expected in expected_bytes.items():
+            try:
+                size = (self.root / path).stat().st_size
+            except OSError as error:
+                wrong.append(f"{path}: {error.strerror}")
+                continue
+            if size != expected:
+                wrong.append(f"{path}: {size} bytes where the index says {expected}")
+        if wrong:
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise DataError(
+                f"{self.root}: {len(wrong)} video(s) are not what was prepared: {'; '.join(wrong[:3])}{more}. "
+                "Bring them back, or prepare the data set again"
+            )
 
     def column(self, name: str) -> list[Any]:
         return self.table[name].to_pylist()
@@ -187,7 +207,22 @@ def read(root: Path) -> Index:
     names = pc.replace_substring_regex(table["path"], r"\.[^./]*$", "")
     if pc.count_distinct(names).as_py() != table.num_rows:
         raise DataError(f"{root}: the index names some video twice (names are paths without their suffix)")
+    _check_numbers(root, table)
     return Index(root, table, classes, card)
+
+
+def _check_numbers(root: Path, table: pa.Table) -> None:
+    """DataError for a video that is said to be ok and to have no frames, no size or no rate."""
+    ok = table.filter(pc.equal(table["status"], "ok"))
+    for name in MEASURED:
+        positive = pc.and_(pc.greater(ok[name], 0), pc.is_finite(pc.cast(ok[name], pa.float64())))
+        bad = ok.filter(pc.invert(pc.fill_null(positive, False)))
+        if bad.num_rows:
+            first = bad.slice(0, 1).to_pylist()[0]
+            raise DataError(
+                f"{root}: {bad.num_rows} video(s) cannot be ok: the first is {first['path']!r}, whose {name} is "
+                f"{first[name]}; prepare the data set again"
+            )
 
 
 def write(root: Path, table: pa.Table, classes: tuple[str, ...], card: dict[str, Any]) -> None:
@@ -217,6 +252,8 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); prepare the data set again") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is not UTF-8 text; prepare the data set again") from None
 
 
 def _table_path(root: Path) -> Path:

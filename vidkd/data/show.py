@@ -37,6 +37,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--clips", type=int, default=6, help="videos, spread over the part")
     parser.add_argument("--epoch", type=int, default=0, help="another epoch shows other clips of the same videos")
     args = parser.parse_intermixed_args(argv)
+    if args.clips < 1 or args.epoch < 0:
+        raise ConfigError(f"--clips {args.clips} --epoch {args.epoch}: at least 1 clip, of epoch 0 or later")
     data_set = index.read(args.root)
     data, views = _settings(args.root, args.config, args.overrides, data_set)
     part = data_set.part(args.split or data.split, args.part or data.train)

@@ -36,7 +36,7 @@ def unknown(name: str) -> str:
     return one_of(name, names(), "network")
 
 
-def build(name: str, num_classes: int, **options: Any) -> Tapped:
+def build(name: str, num_classes: int, /, **options: Any) -> Tapped:
     """The network `name` with random weights and `num_classes` outputs.
 
     ConfigError for an unknown name, an option it does not have or cannot take, or a package that it needs and that is
@@ -56,8 +56,8 @@ def build(name: str, num_classes: int, **options: Any) -> Tapped:
         return maker(num_classes, **options)
     except ConfigError:
         raise
-    except ValueError as error:  # what a layer raises for a number that it cannot take
-        raise ConfigError(f"{name} cannot be built with {options}: {error}") from error
+    except (ValueError, RuntimeError, ArithmeticError) as error:  # what layers and torch raise for numbers that they
+        raise ConfigError(f"{name} cannot be built with {options}: {error}") from error  # cannot take, or allocate
 
 
 def _fits(value: object, kind: type) -> bool:

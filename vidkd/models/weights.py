@@ -95,6 +95,7 @@ def load(tapped: Tapped, path: Path | str, adapt: Adapt = "none", reset_head: bo
     with torch.no_grad():
         for name, tensor in ready.items():
             state[name].copy_(tensor)
+    tapped.classes = None if reset_head else account.classes
     return replace(account, skipped=account.skipped + heads)
 
 

@@ -61,7 +61,9 @@ def time_spent(m: Material) -> str:
         if said := next((cell.results["bottleneck"] for cell in row.cells if "bottleneck" in cell.results), ""):
             verdicts.append(f"<dt>{esc(row.name)}</dt><dd>{esc(said)}</dd>")
     if not bars:
-        raise LeftOut("there is no metrics.jsonl with times (an older vidkd did not write them).")
+        raise LeftOut(
+            "no metrics.jsonl has the times of two logged steps (train.log_every_steps), or an older vidkd wrote it."
+        )
     note = (
         '<p class="note">Mean over the logged steps of all seeds. Data: what the step waits for clips, not what '
         "making them costs; backward is the student’s and the methods’ together.</p>"
