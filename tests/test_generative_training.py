@@ -275,7 +275,7 @@ def test_t12_the_method_is_importable_alone_and_its_keys_are_closed(make):
         make("x", "methods.0.spatail=conv")
     with pytest.raises(ConfigError, match=r"student.attention.head"):
         make("x", "student.attention={head: gpa}")
-    with pytest.raises(ConfigError, match="methods: kind is missing; there are: .*generative_attention"):
+    with pytest.raises(ConfigError, match=r"methods: kind is missing; there are: .*generative_attention"):
         make("x", "methods=[{spatial: conv}]")
     assert [make("x", f"student.reset_head={word}").student.reset_head for word in ("false", "true")] == [False, True]
 
