@@ -4,11 +4,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from conftest import REPOSITORY
 from generative_pair import BATCH, made
+from vidkd import config_file
 from vidkd.methods import generative_attention as ga
 from vidkd.models import attention
+from vidkd.section import in_steps
 from vidkd.tasks import recognition
 from vidkd.types import View
+
+
+@pytest.mark.parametrize(("epoch", "prior"), [(0, 0.0), (10, 0.25), (20, 0.5), (50, 0.5)])
+def test_the_shipped_parity_weights_are_the_published_ones_at_every_epoch(epoch, prior):
+    """One published epoch passes twice over the videos, once for the CVAE and once for the network: two of ours."""
+    run = config_file.load(REPOSITORY / "configs" / "ucf101_generative_parity.yaml")
+    section, step = in_steps(run, 7).methods[0], 2 * 7 * epoch
+    assert section.turn.count() == 7
+    expected = {"reconstruction": 1.0, "kl": 0.1, "generative": 0.01, "attention": 0.1, "prior": prior}
+    assert {term: section.weight(term, step) for term in expected} == pytest.approx(expected)
 
 
 class TestParity:

@@ -186,7 +186,8 @@ class TestTurns:
     def steps(self, make, frozen=()):
         """The trainee's tensors before a step of the CVAE, after it, and after a step of the network."""
         run = in_steps(make("x", "student.name=small_r3d", "student.options={width: 8}", "teacher.weights=null",
-                            "methods.0.turn={steps: 1}"), 10)  # fmt: skip
+                            "teacher.name=small_r3d", "teacher.options={width: 8}", "methods.0.turn={steps: 1}"),
+                       10)  # fmt: skip
         torch.manual_seed(0)
         trainee, teacher, _ = distiller.build(run, 4)
         named = dict(trainee.named_parameters())
@@ -196,6 +197,7 @@ class TestTurns:
         batch = ClipBatch(views, torch.arange(4), tuple("abcd"))
         fixed = {n for n in named if n.startswith(tuple(frozen))} if frozen else set()
         states = [{n: t.clone() for n, t in trainee.state_dict().items()}]
+        theirs = {n: t.clone() for n, t in teacher.state_dict().items()}
         for step in range(3):
             trainer.take_turns(trainee, step, fixed)
             view, terms = trainee(batch, teacher(batch.seen_by("teacher")))
@@ -203,6 +205,7 @@ class TestTurns:
             optimizer.step()
             optimizer.zero_grad()
             states.append({n: t.clone() for n, t in trainee.state_dict().items()})
+        assert any("running_mean" in n for n in theirs) and not self.changed(theirs, teacher.state_dict())
         return states
 
     @staticmethod
@@ -234,6 +237,20 @@ def test_the_shipped_student_starts_from_the_collapsed_kinetics_network(shared, 
     )
 
 
+def test_frames_that_no_network_is_shown_are_not_decoded_for_training(make, monkeypatch):
+    """A flat stem sees half of the frames: without a teacher that is asked, the others are left alone."""
+    asked, read = [], clips.read
+    monkeypatch.setattr(
+        clips, "read", lambda video, indices, data: asked.append(set(indices)) or read(video, asked[-1], data)
+    )
+    run = make("x", "teacher.view.frames=8")
+    part = index.read(run.data.root).part("split1", "train")
+    for views in (run.views(), {"student": run.student.view}):
+        clips.TrainClips(part, run.data, views, run.seed).clip(0, 0)
+    every, half = map(sorted, asked)
+    assert len(every) == 8 and half == every[::2]
+
+
 def test_t8_every_crop_lies_inside_the_frame():
     for height, width in ((240, 320), (256, 340), (224, 224)):
         for i in range(300):
@@ -258,6 +275,9 @@ def test_t12_the_method_is_importable_alone_and_its_keys_are_closed(make):
         make("x", "methods.0.spatail=conv")
     with pytest.raises(ConfigError, match=r"student.attention.head"):
         make("x", "student.attention={head: gpa}")
+    with pytest.raises(ConfigError, match=r"methods: kind is missing; there are: .*generative_attention"):
+        make("x", "methods=[{spatial: conv}]")
+    assert [make("x", f"student.reset_head={word}").student.reset_head for word in ("false", "true")] == [False, True]
 
 
 @pytest.mark.parametrize("frames", [1, 28])

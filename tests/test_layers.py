@@ -34,7 +34,16 @@ LAYERS = [
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ROOT = Path(__file__).parent.parent / "vidkd"
 # All that data_prep may use of the toolkit.
-PREPARATION = {"errors", "types", "annotations", "data.index", "data.decode", "data.container", "data.complete"}
+PREPARATION = {
+    "errors",
+    "types",
+    "annotations",
+    "data.index",
+    "data.decode",
+    "data.container",
+    "data.complete",
+    "data.colours",
+}
 
 
 def imported(path: Path):

@@ -48,14 +48,17 @@ def pick(data: index.Index, count: int) -> list[dict[str, Any]]:
 def _draw(data: index.Index, rows: list[dict[str, Any]], columns: int, sheet: Path) -> None:
     from matplotlib.figure import Figure  # both are slow to import, and only this command needs them
 
+    from vidkd.data import colours
     from vidkd.data.decode import open_video
 
     figure = Figure(figsize=(1.5 * columns + 2, 1.3 * len(rows)), dpi=80, layout="constrained")
+    if data.modality == "flow":
+        figure.suptitle(colours.LEGEND, fontsize=8)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         at = [round(i * (row["frames"] - 1) / max(columns - 1, 1)) for i in range(columns)]
         with open_video(data.root / row["path"]) as video:
-            frames = video.get(at).permute(0, 2, 3, 1).numpy()
+            frames = colours.rgb(video.get(at)).permute(0, 2, 3, 1).numpy()
         for axis, frame, t in zip(line, frames, at, strict=True):
             axis.imshow(frame)
             axis.set_axis_off()

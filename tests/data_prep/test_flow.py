@@ -9,10 +9,12 @@ import tiny_set
 from conftest import REPOSITORY
 from data_prep import __main__ as command
 from vidkd import config_file, distiller, train
-from vidkd.data import clips, index, transforms
+from vidkd.config import Augment, ClipSpec, Data, ViewSpec
+from vidkd.data import clips, index, show, transforms
 from vidkd.data.decode import open_video
 from vidkd.errors import ConfigError, DataError
 from vidkd.models import weights
+from vidkd.report import pictures
 
 pytest.importorskip("cv2", reason="pip install 'vidkd[flow]'")
 STUDENT = REPOSITORY / "configs/motion_student.yaml"
@@ -112,3 +114,21 @@ def test_what_is_no_source_of_flow(sets, tmp_path, capsys):
     assert command.main(["flow", "--root", str(sets[0]), "--out", str(tmp_path / "x"), "--bound", "0"]) == 2
     card = json.loads((sets[1] / "dataset.json").read_text())
     assert card["modality"] == "flow"
+
+
+def test_it_can_be_looked_at(sets, tmp_path):
+    """The square is red where it goes right, and all around it is pale."""
+    sheet = tmp_path / "sheet.png"
+    assert command.main(["show", str(sets[1]), "--sheet", str(sheet), "--videos", "4", "--frames", "3"]) == 0
+    data_set = index.read(sets[1])
+    part = data_set.part("split1", "train")
+    data = Data(root=sets[1], clip=ClipSpec(frames=4, stride=2), augment=Augment(flip=0, crop_scale=None))
+    figure = show.draw(data_set, part, data, {"student": ViewSpec(size_px=SIZE)}, n=1, epoch=0)
+    assert "red moves right" in figure.get_suptitle()
+    shown = torch.tensor(figure.axes[0].images[0].get_array()).float()  # video 0 goes right
+    assert shown.shape == (SIZE, SIZE, 3)
+    strongest = (255 - shown).sum(2).flatten().topk(50).indices
+    red, green, blue = shown.flatten(0, 1)[strongest].mean(0).tolist()
+    assert red > green + 60 and red > blue + 60
+    video = torch.randint(0, 256, (1, 2, 4, 16, 16), dtype=torch.uint8)
+    assert [picture.size for picture in pictures.frames(video)] == [(16, 16)] * 4

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vidkd import config_file
 from vidkd.config import ClipSpec, Data, ViewSpec
-from vidkd.data import clips, index, sampling
+from vidkd.data import clips, colours, index, sampling
 from vidkd.data.index import Index, Part
 from vidkd.errors import ConfigError, VidkdError
 
@@ -72,7 +72,7 @@ def draw(data_set: Index, part: Part, data: Data, views: dict[str, ViewSpec], n:
     figure = Figure(figsize=(columns * INCHES + 2.2, rows * (INCHES + 0.3) + 0.5), dpi=DPI, layout="constrained")
     figure.suptitle(
         f"{data_set.name}, {data.clip.frames} frames {data.clip.stride} apart, epoch {epoch}; under each frame: "
-        "its number in the video and its time",
+        f"its number in the video and its time{f'; {colours.LEGEND}' if data_set.modality == 'flow' else ''}",
         fontsize=11,
     )
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -90,11 +90,11 @@ def draw(data_set: Index, part: Part, data: Data, views: dict[str, ViewSpec], n:
 
 
 def _row(line: list, frames: Tensor, columns: list[int], times: list[tuple[int, float]]) -> None:
-    """Each frame of [T, 3, H, W] in its column, pixel for pixel; nothing in the columns that the view leaves out."""
+    """Each frame of [T, C, H, W] in its column, pixel for pixel; nothing in the columns that the view leaves out."""
     for axis in line:
         axis.set_axis_off()
-    for column, frame in zip(columns, frames, strict=True):
-        line[column].imshow(frame.permute(1, 2, 0).to(torch.uint8).numpy(), interpolation="nearest")
+    for column, frame in zip(columns, colours.rgb(frames.to(torch.uint8)), strict=True):
+        line[column].imshow(frame.permute(1, 2, 0).numpy(), interpolation="nearest")
         number, seconds = times[column]
         line[column].set_title(f"{number} · {seconds:.2f} s", fontsize=7, y=-0.2)
 

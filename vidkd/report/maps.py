@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidkd import checkpoint, distiller
+from vidkd.data import colours
 from vidkd.distiller import Trainee
 from vidkd.methods import feature_consistency, feature_decoder
 from vidkd.report import cards, pictures
@@ -81,11 +82,11 @@ def strip(video: Tensor) -> Image.Image:
 
 
 def in_colour(video: Tensor, teacher: Tapped) -> Tensor:
-    """[1, 3, T, H, W], normalised as for `teacher` -> [3, T, h, w] uint8, small enough to show."""
+    """[1, C, T, H, W], normalised as for `teacher` -> [3, T, h, w] uint8, small enough to show."""
     plain = (video * teacher.std + teacher.mean).clamp(0, 1)[0]
     if plain.shape[2] > 2 * SIDE_PX:
         plain = F.interpolate(plain.transpose(0, 1), (SIDE_PX, SIDE_PX), mode="area").transpose(0, 1)
-    return (255 * plain).round().to(torch.uint8)
+    return colours.rgb((255 * plain).round().to(torch.uint8).transpose(0, 1)).transpose(0, 1)
 
 
 def as_heat(maps: Tensor) -> Tensor:

@@ -7,13 +7,16 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from vidkd.data import colours
+
 IN_STRIP = 6  # frames
 LARGEST_PX = 112  # side of an embedded picture
 
 
 def frames(views: Tensor) -> list[Image.Image]:
-    """Those of the middle one of the views [V, 3, T, H, W] uint8, at most LARGEST_PX a side."""
-    pictures = [Image.fromarray(f) for f in views[len(views) // 2].permute(1, 2, 3, 0).numpy()]
+    """Those of the middle one of the views [V, C, T, H, W] uint8, at most LARGEST_PX a side."""
+    seen = colours.rgb(views[len(views) // 2].transpose(0, 1))
+    pictures = [Image.fromarray(f) for f in seen.permute(0, 2, 3, 1).numpy()]
     if views.shape[3] > LARGEST_PX:
         pictures = [p.resize((LARGEST_PX, LARGEST_PX), Image.Resampling.LANCZOS) for p in pictures]
     return pictures
