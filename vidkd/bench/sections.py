@@ -1,4 +1,4 @@
-"""How a grid is written: its rows, the axes that multiply them, the baselines they are compared with, and the mistakes."""
+"""How a grid is written: rows, the axes that multiply them, what they are compared with; and the mistakes in that."""
 
 import itertools
 import re
