@@ -12,6 +12,7 @@ from vidkd import cli
 from vidkd.bench import __main__ as bench_main
 from vidkd.bench import grid, run, table
 from vidkd.bench.sections import Bench
+from vidkd.config import Degrade
 from vidkd.errors import ConfigError
 from vidkd.report import material
 
@@ -224,9 +225,9 @@ def test_its_lines_differ_in_what_their_names_say_and_in_nothing_else(ablation):
     for name, found in runs.items():
         *words, px, noise = name.split(", ")
         assert found.student.view.size_px == int(px.removesuffix(" px"))
-        worse = {k for k, v in found.student.view.degrade.model_dump().items() if v not in (0.0, 1.0, None)}
-        assert worse == {NOISE[noise]} - {None}
-        assert found.teacher is None or found.teacher.view.degrade == type(found.student.view.degrade)()
+        said = found.student.view.degrade.model_dump()
+        assert {key for key, value in said.items() if value != getattr(Degrade(), key)} == {NOISE[noise]} - {None}
+        assert found.teacher is None or found.teacher.view.degrade == Degrade()
         forms = {method.form for method in found.methods if method.kind in FEATURES}
         assert forms == ({words[-1].replace(" ", "_")} if words[-1] in FORMS else set())
         assert (found.train.epochs, found.train.batch_size) == (40, 16)  # the budget
