@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import tiny_set
 from conftest import CONFIGS
 from vidkd import config_file, run_dir
+from vidkd.bench import __main__ as bench_main
 from vidkd.bench import claims, grid, run, state, table
 from vidkd.errors import ConfigError, DataError
 
@@ -90,6 +91,15 @@ def test_a_finished_grid_is_not_run_again(ran):
     assert weights.stat().st_mtime_ns == before
     cells = every_cell(ran)
     assert [len(claims.history(cell.claims)) for cell in cells.values()] == [1, 1, 1]
+
+
+def test_after_a_part_of_a_grid_the_table_shows_what_is_finished(ran, capsys):
+    rows = [*content(ran)["rows"], {"name": "later", "config": BY_NAME["motion_student"], "set": {"data.root": "none"}}]
+    assert bench_main.main([str(written(ran, rows=rows)), "--only", "with*"]) == 0
+    said = capsys.readouterr().out
+    assert "| with KD |" in said
+    assert "| later |" not in said
+    assert said.endswith("2 of 3 rows are finished\n")
 
 
 def test_epochs_are_compared_with_the_steps_that_they_became(ran):
