@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import tiny_set
 from conftest import CONFIGS
 from vidkd import config_file, run_dir
-from vidkd.bench import __main__ as command
+from vidkd.bench import __main__ as bench_main
 from vidkd.bench import claims, grid, run, state, table
 from vidkd.errors import ConfigError, DataError
 
@@ -93,6 +93,15 @@ def test_a_finished_grid_is_not_run_again(ran):
     assert [len(claims.history(cell.claims)) for cell in cells.values()] == [1, 1, 1]
 
 
+def test_after_a_part_of_a_grid_the_table_shows_what_is_finished(ran, capsys):
+    rows = [*content(ran)["rows"], {"name": "later", "config": BY_NAME["motion_student"], "set": {"data.root": "none"}}]
+    assert bench_main.main([str(written(ran, rows=rows)), "--only", "with*"]) == 0
+    said = capsys.readouterr().out
+    assert "| with KD |" in said
+    assert "| later |" not in said
+    assert said.endswith("2 of 3 rows are finished\n")
+
+
 def test_epochs_are_compared_with_the_steps_that_they_became(ran):
     """What a run saved says 2 steps where the grid says 1 epoch of 8 clips in batches of 4."""
     cells = every_cell(ran)
@@ -130,7 +139,7 @@ def test_a_retrained_teacher_changes_who_learned_from_it(ran):
 @pytest.mark.parametrize("jobs", [0, -1])
 def test_a_number_of_jobs_that_cannot_be(make, jobs):
     with pytest.raises(ConfigError, match=rf"--jobs {jobs}: must be 1 or more"):
-        command.main([str(make()), f"--jobs={jobs}"])
+        bench_main.main([str(make()), f"--jobs={jobs}"])
 
 
 def test_the_dry_run_touches_nothing(ran, capsys):

@@ -7,7 +7,9 @@ import torch
 
 from conftest import REPOSITORY
 from vidkd import config_file, distiller
+from vidkd.methods import feature_consistency as fmc
 from vidkd.methods.feature_consistency import consistency_loss, reverse_huber
+from vidkd.types import ClipBatch
 
 FORMS = ["per_frame", "spatiotemporal"]
 MODES = [{"faithful": True}, {"faithful": True, "normalize_size": True}, {"faithful": False}]
@@ -38,6 +40,12 @@ def test_twice_the_map_differs_by_its_root_mean_square(form):
     rms = maps.pow(2).mean().sqrt()
     loss = consistency_loss(2 * maps, maps, form, faithful=False)
     assert loss.item() == pytest.approx(float(rms) * (1 + 0.36) / 1.2, rel=1e-5)  # direction is the same: size alone
+
+
+def test_the_size_of_twice_the_maps_differs_by_their_mean_root_mean_square():
+    maps = torch.randn(4, 5, 2, 3, 6)
+    difference = (fmc._rms(2 * maps) - fmc._rms(maps)).abs().mean()
+    assert difference.item() == pytest.approx(float(maps.pow(2).mean((2, 3, 4)).sqrt().mean()), rel=1e-6)
 
 
 def test_opposite_directions_count_two():
@@ -112,9 +120,30 @@ def test_maps_of_any_size_and_length(form, mode):
     assert student.grad.abs().sum() > 0
 
 
+def test_a_step_moves_student_and_projection_and_not_the_teacher():
+    overrides = ["teacher.weights=null", "methods=[{kind: feature_consistency}]"]
+    run = config_file.load(REPOSITORY / "configs/motion_fmd.yaml", overrides)
+    trainee, teacher, _ = distiller.build(run, num_classes=4)
+    assert teacher is not None
+    project = trainee.methods[0].project.weight  # from 32 channels to 64
+    before = [p.detach().clone() for p in (project, *trainee.student.parameters())]
+    frames = run.data.clip.frames
+    views = {who: torch.randint(0, 256, (2, 3, frames, px, px), dtype=torch.uint8)
+             for who, px in (("student", 32), ("teacher", 48))}  # fmt: skip
+    batch = ClipBatch(views, torch.tensor([0, 1]), ("a", "b"))
+    optimizer = torch.optim.SGD(trainee.parameters(), 0.1)
+    _, terms = trainee(batch, teacher(batch.seen_by("teacher")))
+    terms["feature_consistency/consistency"].backward()
+    optimizer.step()
+    assert all(p.grad is None for p in teacher.parameters())
+    assert not torch.equal(project, before[0])
+    assert any(not torch.equal(p, old) for p, old in zip(trainee.student.parameters(), before[1:], strict=True))
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("form", FORMS)
-def test_the_order_of_the_clips_does_not_matter(form):
+def test_the_order_of_the_clips_does_not_matter(form, mode):
     student, teacher = torch.randn(4, 5, 2, 3, 3), torch.randn(4, 5, 2, 6, 6)
     order = torch.tensor([2, 0, 3, 1])
-    a, b = consistency_loss(student, teacher, form), consistency_loss(student[order], teacher[order], form)
+    a, b = (consistency_loss(s, t, form, **mode) for s, t in ((student, teacher), (student[order], teacher[order])))
     torch.testing.assert_close(a, b)

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from conftest import CONFIGS
+from fmd_reference import Reference
 from vidkd import config_file, distiller, models
 from vidkd.data.decode import open_video
 from vidkd.errors import ConfigError
@@ -46,6 +47,28 @@ def test_the_released_decoder_to_the_parameter():
     out = net(torch.randn(2, 96, 1, 22, 22), (1, 92, 92))
     assert out.shape == (2, 3, 1, 92, 92)
     assert out.min() >= 0
+
+
+@pytest.mark.parametrize(("residuals", "parameters"), [(0, 1_388_807), (4, 9_235_079), (8, 17_081_351)])
+def test_the_published_networks_to_the_parameter(residuals, parameters):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in Reference(residuals).parameters()) == parameters
+
+
+def test_the_published_maps_have_the_published_sizes_and_the_decoder_hardly_moves_their_student():
+    """Section 3.3, on the original networks: 0.1 FDD against 0.2 of the label loss, at the start, in the gradient."""
+    torch.manual_seed(0)
+    student, net = Reference(0), decoder()
+    picture = F.interpolate(torch.randn(2, 3, 6, 6), (92, 92), mode="bilinear")
+    shallow, deep, logits = student(F.interpolate(picture, (44, 44), mode="bilinear"))
+    assert (shallow.shape[1:], deep.shape[1:]) == ((96, 22, 22), (160, 11, 11))
+    assert min(shallow.min(), deep.min()) < 0
+    with torch.no_grad():
+        large = student(picture)
+    assert (large[0].shape[1:], large[1].shape[1:]) == ((96, 46, 46), (160, 23, 23))
+    decoded = net(shallow[:, :, None], (1, 92, 92))
+    fdd_pull = gradient_of(0.1 * fdd.gram_batch_distance(decoded, picture[:, :, None], True), student)
+    assert fdd_pull < 1e-3 * gradient_of(0.2 * F.cross_entropy(logits, torch.tensor([0, 1])), student)
 
 
 def test_the_effective_decoder_is_linear_at_its_end():
@@ -101,6 +124,16 @@ def test_the_released_distance_against_loops():
             / len(m) ** 2
         )
         torch.testing.assert_close(fdd.gram_batch_distance(a, b, per_frame), expected)
+
+
+@pytest.mark.parametrize("per_frame", [True, False])
+def test_the_released_distance_alone_depends_on_who_else_is_in_the_batch(per_frame):
+    """Section 7.3: in two halves, as by accumulation or on two processes, it is another loss."""
+    a, b = torch.randn(4, 3, 2, 4, 4), torch.randn(4, 3, 2, 4, 4)
+    for name, loss in fdd.DISTANCES.items():
+        whole = loss(a, b, per_frame)
+        halves = (loss(a[:2], b[:2], per_frame) + loss(a[2:], b[2:], per_frame)) / 2
+        assert torch.isclose(whole, halves) == (name != "gram_batch")
 
 
 @pytest.mark.parametrize("distance", sorted(fdd.DISTANCES))
@@ -178,17 +211,18 @@ def test_as_published_it_hardly_moves_the_student_and_by_default_it_does():
     assert shares["false"] > 1e-2
 
 
-def test_in_bf16_the_distances_are_those_of_float32():
-    trainee, teacher, batch = made()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_the_distances_are_those_of_float32(dtype):
+    trainee, teacher, batch = made("distances: [gram, l1, gram_batch]")
     seen = teacher(batch.seen_by("teacher"))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         student = trainee.student(batch.seen_by("student"))
         terms = trainee.methods[0](batch, student, seen)
         net = trainee.methods[0].decoders["per_frame"]
         decoded = net(student.taps["early"], (4, 64, 64)).float()
     target = fdd._resized(fdd.at_frames(seen.video, 4), tuple(decoded.shape[2:]))
-    torch.testing.assert_close(terms["gram"], fdd.gram_distance(decoded, target, True), rtol=1e-5, atol=0)
-    torch.testing.assert_close(terms["l1"], fdd.l1_distance(decoded, target, True), rtol=1e-5, atol=0)
+    for name, loss in fdd.DISTANCES.items():
+        torch.testing.assert_close(terms[name], loss(decoded, target, True), rtol=1e-5, atol=0)
 
 
 @pytest.mark.slow

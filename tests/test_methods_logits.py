@@ -49,6 +49,14 @@ def test_kd_is_a_mean_over_clips(pair):
     assert torch.allclose(logits.kd_loss(student, teacher, 4.0), torch.stack(alone).mean())
 
 
+def test_the_mean_over_all_entries_hides_a_share_of_the_classes(pair):
+    """FMD's release takes that mean: its weight 0.8 for 7 classes is 0.8 / 7 here, whatever the number of classes."""
+    student, teacher, _ = pair
+    t = 20.0
+    every = t * t * F.kl_div((student / t).log_softmax(1), (teacher / t).softmax(1), reduction="none")
+    assert torch.allclose(every.mean(), logits.kd_loss(student, teacher, t) / student.shape[1])
+
+
 def test_gradient_at_a_high_temperature_is_a_difference_of_centred_logits(pair):
     """Hinton et al., section 2: for a temperature far above the logits, (z - v) / K per clip, both centred."""
     student, teacher, _ = pair

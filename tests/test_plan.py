@@ -32,6 +32,7 @@ def test_sizes_adapters_and_hours(root):
         r"feature_consistency +late 4 x 4 x 4 x 32 +late 4 x 6 x 6 x 64 .*projected to 64.* 2,048 +0\.\d{3}\n", text
     )
     assert re.search(r"feature_decoder +early 8 x 16 x 16 x 8 +input 8 x 48 x 48 x 3 +decoders \(per_frame\)", text)
+    assert re.search(r"memory: \d+\.\d GiB", text)
     assert re.search(r"a step takes \d+\.\d\d s here \(.*teacher \d+ %.*\); 100 steps: ", text)
     assert "with teacher.cache={views: 8} a step would take 0." in text
     # 4 logits and 64 x 4 x 6 x 6 of the late map, in halves, of 8 views
@@ -58,6 +59,15 @@ def test_a_run_without_a_teacher(root):
 def test_the_command(root, capsys):
     assert plan.main([str(FMD), *SMALL, f"data.root={root}", "--steps", "1"]) == 0
     assert "motion_fmd: 24 clips, 6 steps of 4 an epoch, 100 steps on" in capsys.readouterr().out
+
+
+def test_what_the_clips_and_the_methods_lack_is_said_at_once(root):
+    with pytest.raises(
+        ConfigError, match=r"(?s)student.view.frames is 9, more than the 8.*no tap 'lat'; did you mean 'l"
+    ):
+        said(root, "student.view.frames=9", "methods.1.student_tap=lat")
+    with pytest.raises(ConfigError, match=r"(?s)teacher.view.frames is 9, more.*methods.0.weights: no loss term 'kdd'"):
+        said(root, "teacher.view.frames=9", "methods.0.weights={kdd: 1}")
 
 
 def test_everything_that_does_not_fit_is_said_at_once(root):

@@ -1,8 +1,10 @@
 """YAML to `Run` and back: overrides, and every mistake at once with its path, its value and what is allowed."""
 
+import copy
 import difflib
 import io
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -68,6 +70,11 @@ def read_yaml(path: Path) -> Any:
 
 
 def _yaml(text: str, source: str) -> Any:
+    return copy.deepcopy(_parsed(text, source))
+
+
+@lru_cache(maxsize=256)  # a grid reads the same few files and overrides for each of its hundreds of cells
+def _parsed(text: str, source: str) -> Any:
     yaml = YAML(typ="safe", pure=True)
     try:
         depth = 0

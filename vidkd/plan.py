@@ -21,6 +21,7 @@ from vidkd.config import Cache, Run
 from vidkd.data import clips, index
 from vidkd.data.index import Part
 from vidkd.distiller import Trainee
+from vidkd.errors import Mistakes
 from vidkd.models import cost
 from vidkd.stopwatch import Stopwatch
 from vidkd.taps import Frozen, Tapped
@@ -49,12 +50,20 @@ def plan(run: Run, steps: int) -> str:
         torch.set_num_threads(run.train.threads)
     accelerator = trained.make_accelerator(run)
     data_set = index.read(run.data.root)
-    clips.check(data_set, run)
+    mistakes = Mistakes()
+    with mistakes.noted():
+        clips.check(data_set, run)
     task = distiller.build_task(run, data_set.classes)
     part = clips.part_of(data_set, run, task, run.data.train, training=True)
     per_epoch = len(part) // run.train.batch_size
     run = trained.as_saved(run, part)
-    trainee, teacher, accounts = distiller.build(run, len(data_set.classes))
+    built = None
+    with mistakes.noted():
+        built = distiller.build(run, len(data_set.classes))
+        distiller.check_weights(run, built[0], task)
+    mistakes.raise_any()
+    assert built is not None
+    trainee, teacher, accounts = built
     if teacher is not None:
         teacher.to(accelerator.device)
     spent = take_steps(run, accelerator, trainee, teacher, task, part, steps, accounts.append)

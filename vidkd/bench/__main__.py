@@ -1,8 +1,10 @@
-"""python -m vidkd.bench BENCH.yaml [--jobs N] [--dry-run] [--stale-s S]
+"""python -m vidkd.bench BENCH.yaml [--jobs N] [--only PATTERN ...] [--dry-run] [--stale-s S]
 
 Run a grid of ordinary configurations over several seeds, each cell in a process of its own, and write one table
 (table.md, table.csv, table.html) into its folder. The same command continues: a finished cell is not run again, one
 that was killed goes on, and one whose configuration, data or teacher changed is run again, its old results moved aside.
+--only runs the rows whose names match, and what they are compared with: a large grid can be done in pieces, and its
+table then shows every row that is finished by now.
 Launched many times, on any machines that share the folder, it spreads the grid: every cell is claimed by one of them.
 """
 
@@ -11,7 +13,7 @@ import sys
 from pathlib import Path
 
 from vidkd import cli
-from vidkd.bench import claims, grid, run, table
+from vidkd.bench import claims, grid, run, state, table
 from vidkd.errors import ConfigError
 
 
@@ -21,6 +23,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("bench", type=Path)
     parser.add_argument("--jobs", type=int, help="cells at a time (default: the bench's)")
+    parser.add_argument(
+        "--only", nargs="+", metavar="PATTERN", help="rows, as --dry-run names them; * stands for anything: 'FMD, *'"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be run, and why, and stop")
     parser.add_argument(
         "--stale-s",
@@ -32,11 +37,15 @@ def main(argv: list[str]) -> int:
     if args.jobs is not None and args.jobs < 1:
         raise ConfigError(f"--jobs {args.jobs}: must be 1 or more")
     bench = grid.load(args.bench)
+    wanted = grid.only(bench, args.only) if args.only else bench
     if args.dry_run:
-        print("\n".join(run.plan(bench)))
+        print("\n".join(run.plan(wanted)))
         return 0
-    run.run(bench, args.jobs or bench.jobs, args.stale_s)
-    print(table.write(bench))
+    run.run(wanted, args.jobs or bench.jobs, args.stale_s)
+    done = state.finished_part(bench) if args.only else bench
+    print(table.write(done))
+    if len(done.rows) < len(bench.rows):
+        print(f"\n{len(done.rows)} of {len(bench.rows)} rows are finished")
     return 0
 
 

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from vidkd import outcome, run_dir, signals
 from vidkd.bench import claims
 from vidkd.bench.claims import Claim, Lost, Watch
-from vidkd.bench.grid import Bench, Cell, cells
+from vidkd.bench.grid import Cell, cells
+from vidkd.bench.sections import Bench
 from vidkd.bench.state import State, examine
 from vidkd.errors import VidkdError
 

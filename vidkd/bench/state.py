@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from vidkd import config_file, distiller, run_dir, trained
+from vidkd.bench import grid
 from vidkd.bench.grid import Cell
+from vidkd.bench.sections import Bench
 from vidkd.config import Run
 from vidkd.data import clips, index
 from vidkd.errors import ConfigError
@@ -37,6 +39,12 @@ def examine(cell: Cell) -> State:
     if reasons:
         return State("changed", tuple(reasons))
     return State("finished" if run_dir.finished(cell.out) else "begun")
+
+
+def finished_part(bench: Bench) -> Bench:
+    """Of an expanded grid the rows that are finished on every seed, as is the baseline of each."""
+    done = {row.name for row in bench.rows if all(examine(c).kind == "finished" for c in grid.cells(bench, (row,)))}
+    return grid.part(bench, {row.name for row in bench.rows if {row.name, bench.baseline_of(row).name} <= done})
 
 
 def _differences(wanted: Run, path: Path) -> list[str]:

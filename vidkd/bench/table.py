@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from vidkd import checkpoint, config_file, distiller, intervals, outcome, results
-from vidkd.bench.grid import Bench, Cell, cells
+from vidkd.bench.grid import Cell, cells
+from vidkd.bench.sections import Bench
 from vidkd.errors import DataError
 from vidkd.intervals import Interval
 from vidkd.outcome import Outcome
@@ -32,25 +33,28 @@ def write(bench: Bench) -> str:
 
 
 def rows_of(bench: Bench) -> list[dict[str, Any]]:
-    """One dict a row. DataError if two rows were not scored on the same videos, or not in the same way."""
+    """One dict a row. DataError if a row was not scored on the videos of its baseline, or not in the same way."""
     every = (*bench.first, *bench.rows)
     read = {row.name: [outcome.read(cell.out) for cell in cells(bench, (row,))] for row in every}
-    reference = read[bench.baseline][0]
+    baselines = {row.name: bench.baseline_of(row).name if row in bench.rows else bench.baseline for row in every}
     for row in every:
         for own in read[row.name]:
-            _check(row.name, own, bench.baseline, reference, strict=row in bench.rows)
-    n, key = len(reference.answers.videos), reference.task.primary
+            _check(row.name, own, baselines[row.name], read[baselines[row.name]][0], strict=row in bench.rows)
     figures = {name: [own.answers.figure for own in seeds] for name, seeds in read.items()}
     table = []
     for row in every:
-        own = cells(bench, (row,))
+        own, baseline = cells(bench, (row,)), baselines[row.name]
+        reference = read[baseline][0]
+        n, key = len(reference.answers.videos), reference.task.primary
         value = intervals.mean_interval(figures[row.name], n)
         line: dict[str, Any] = {"row": row.name, "seeds": len(own), key: value.mean}
         line |= {f"{key}_low": value.low, f"{key}_high": value.high, "primary": key, "title": reference.task.title}
-        if row in bench.rows and row.name != bench.baseline:
-            gain = intervals.gain_interval(figures[row.name], figures[bench.baseline], n)
+        if row in bench.rows:
+            line["baseline"] = baseline
+        if row in bench.rows and row.name != baseline:
+            gain = intervals.gain_interval(figures[row.name], figures[baseline], n)
             line |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
-            line |= _recovered(own[0], figures[row.name], figures[bench.baseline], n)
+            line |= _recovered(own[0], figures[row.name], figures[baseline], n)
         line |= speed(own[0], len(reference.task.classes))
         line["training_s"] = sum(outcome.results_of(cell.out)["training_s"] for cell in own) / len(own)
         line["protocol"] = read[row.name][0].protocol
@@ -116,25 +120,40 @@ def _cells(line: dict[str, Any]) -> list[str]:
     ]
 
 
+def groups(table: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The lines by title: all under "" where there is one baseline, else those of each, behind what came first."""
+    if len({line["baseline"] for line in table if "baseline" in line}) <= 1:
+        return {"": table}
+    made: dict[str, list[dict[str, Any]]] = {}
+    for line in table:
+        made.setdefault(f"Compared with {line['baseline']}" if "baseline" in line else "", []).append(line)
+    return made
+
+
 def as_markdown(table: list[dict[str, Any]]) -> str:
     """For people."""
-    heads = _heads(table)
-    lines = [heads, ["---"] * len(heads), *(_cells(line) for line in table)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    heads, parts = _heads(table), []
+    for title, group in groups(table).items():
+        lines = [heads, ["---"] * len(heads), *(_cells(line) for line in group)]
+        parts.append((f"### {title}\n\n" if title else "") + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(parts)
 
 
 def as_html(name: str, table: list[dict[str, Any]]) -> str:
     """The same as a page of its own, to be mailed or pasted."""
     head = "".join(f"<th>{html.escape(head)}</th>" for head in _heads(table))
     body = ""
-    for line in table:
-        said = (html.escape(cell).replace(" [", "<small>[").replace("]", "]</small>") for cell in _cells(line))
-        body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in said)}</tr>\n"
+    for title, group in groups(table).items():
+        body += f"<h2>{html.escape(title)}</h2>" if title else ""
+        body += f"<table><thead><tr>{head}</tr></thead>\n<tbody>"
+        for line in group:
+            said = (html.escape(cell).replace(" [", "<small>[").replace("]", "]</small>") for cell in _cells(line))
+            body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in said)}</tr>\n"
+        body += "</tbody></table>"
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(name)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
-        f"<body><h1>{html.escape(name)}</h1><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
-        "</body></html>\n"
+        f"<body><h1>{html.escape(name)}</h1>{body}</body></html>\n"
     )
 
 

@@ -7,7 +7,7 @@ are projected, in training only.
 
 The released form is the default here, since it moves the student; that of feature_decoder is not, since it does not.
 The release compares signed maps: give both networks a tap on the input of a block's last ReLU (`student.taps`), as
-configs/motion_fmd_faithful.yaml does. Inception blocks join their branches behind the ReLUs and have no such place.
+configs/motion_fmd_faithful.yaml does, and configs/jhmdb21_fmd_faithful.yaml with the Inception blocks of I3D.
 """
 
 import math

@@ -87,18 +87,32 @@ def pad_same(x: Tensor, kernel: Triple, stride: Triple) -> tuple[Tensor, Triple]
 
 
 class Unit(nn.Module):
-    """Convolution with SAME padding, then batch norm and ReLU; or, with `plain`, a convolution with bias alone."""
+    """Convolution with SAME padding, then batch norm and ReLU; with `signed`, without the ReLU; or, with `plain`, a
+    convolution with bias alone."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: Triple, stride: Triple = (1, 1, 1), plain: bool = False) -> None:
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: Triple,
+        stride: Triple = (1, 1, 1),
+        *,
+        plain: bool = False,
+        signed: bool = False,
+    ) -> None:
         super().__init__()
         self.kernel, self.stride = kernel, stride
         self.conv3d = nn.Conv3d(c_in, c_out, kernel, stride, bias=plain)
         self.bn = None if plain else nn.BatchNorm3d(c_out, eps=1e-3, momentum=0.01)
+        self.signed = signed
 
     def forward(self, x: Tensor) -> Tensor:
         x, padding = pad_same(x, self.kernel, self.stride)
         x = F.conv3d(x, self.conv3d.weight, self.conv3d.bias, self.stride, padding)
-        return x if self.bn is None else F.relu(self.bn(x), inplace=True)
+        if self.bn is None:
+            return x
+        x = self.bn(x)
+        return x if self.signed else F.relu(x, inplace=True)
 
 
 class Pool(nn.Module):
@@ -114,21 +128,25 @@ class Pool(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Four branches side by side; `k` is the temporal kernel of the two 3x3 convolutions and of the pool."""
+    """Four branches side by side; `k` is the temporal kernel of the two 3x3 convolutions and of the pool.
+
+    The last ReLU of the branches is one, behind their joining: what it takes is the signed map of the block.
+    """
 
     def __init__(self, c_in: int, mix: Mix, k: int) -> None:
         super().__init__()
-        self.b0 = Unit(c_in, mix.b0, (1, 1, 1))
+        self.b0 = Unit(c_in, mix.b0, (1, 1, 1), signed=True)
         self.b1a = Unit(c_in, mix.b1[0], (1, 1, 1))
-        self.b1b = Unit(*mix.b1, (k, 3, 3))
+        self.b1b = Unit(*mix.b1, (k, 3, 3), signed=True)
         self.b2a = Unit(c_in, mix.b2[0], (1, 1, 1))
-        self.b2b = Unit(*mix.b2, (k, 3, 3))
+        self.b2b = Unit(*mix.b2, (k, 3, 3), signed=True)
         self.b3a = Pool((k, 3, 3))
-        self.b3b = Unit(c_in, mix.b3, (1, 1, 1))
+        self.b3b = Unit(c_in, mix.b3, (1, 1, 1), signed=True)
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         branches = self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))
-        return torch.cat(branches, dim=1)
+        return self.relu(torch.cat(branches, dim=1))
 
 
 def pool_steps(features: Tensor) -> Tensor:

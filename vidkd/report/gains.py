@@ -57,7 +57,7 @@ def _gained(m: Material, base: float) -> str:
     )
     if line["gain_low"] <= 0 <= line["gain_high"]:
         said += " The interval holds zero: the difference may be chance."
-    if rivals := len([r for r in m.rows if r is not m.baseline]) - 1:
+    if rivals := len([r for r in m.rows if r.role != "baseline"]) - 1:
         said += f" This is the best of {rivals + 1} rows, “{m.best.name}”; being chosen flatters it."
     return said
 

@@ -95,22 +95,29 @@ class Row:
 
 @dataclass(frozen=True)
 class Material:
-    """`first` are the runs that the rows needed (teachers); a single run is one row without a baseline."""
+    """`first` are the runs that the rows needed (teachers). `compared` names, for each row of a bench, the one that its
+    gain is over; a single run is one row without such."""
 
     dir: Path
     name: str
     first: tuple[Row, ...]
     rows: tuple[Row, ...]
-    baseline: Row | None
+    compared: dict[str, str]
 
     @property
     def is_bench(self) -> bool:
-        return self.baseline is not None
+        return bool(self.compared)
+
+    @cached_property
+    def baseline(self) -> Row | None:
+        """What the best row is compared with; None for a run."""
+        name = self.compared.get(self.best.name)
+        return next((row for row in self.rows if row.name == name), None)
 
     @cached_property
     def best(self) -> Row:
-        """The row with the highest gain, distilled ones before others; the baseline where it is the only row."""
-        others = [row for row in self.rows if row is not self.baseline]
+        """The row with the highest figure, distilled ones before others; a baseline where there is no other row."""
+        others = [row for row in self.rows if row.role != "baseline"]
         distilled = [row for row in others if row.role == "distilled"]
         return max(distilled or others or self.rows, key=lambda row: row.value or 0.0)
 
@@ -161,9 +168,11 @@ def _bench(folder: Path) -> Material:
         bench, lines = said["bench"], {line["row"]: line for line in said["rows"]}
         first = tuple(_row(folder, bench, raw, lines[raw["name"]], first=True) for raw in bench["first"])
         rows = tuple(_row(folder, bench, raw, lines[raw["name"]], first=False) for raw in bench["rows"])
-        baseline = next(row for row in rows if row.name == bench["baseline"])
-        return Material(folder, bench["name"], first, rows, baseline)
-    except (LookupError, TypeError, StopIteration) as error:
+        compared = {raw["name"]: _baseline(bench, raw) for raw in bench["rows"]}
+        if lacking := set(compared.values()) - set(compared):
+            raise LookupError(f"no row {min(lacking)!r}")
+        return Material(folder, bench["name"], first, rows, compared)
+    except (LookupError, TypeError) as error:
         raise DataError(f"{path}: not what vidkd.bench writes ({type(error).__name__}: {error})") from None
 
 
@@ -176,9 +185,14 @@ def _row(folder: Path, bench: dict[str, Any], raw: dict[str, Any], line: dict[st
     role: Role = "distilled" if any("teacher" in cell.results for cell in cells) else "alone"
     if first:
         role = "teacher"
-    elif raw["name"] == bench["baseline"]:
+    elif raw["name"] in {_baseline(bench, other) for other in bench["rows"]}:
         role = "baseline"
     return Row(raw["name"], role, line, cells, raw["config"], raw["set"], f"{bench['out']}/{slug(raw['name'])}")
+
+
+def _baseline(bench: dict[str, Any], raw: dict[str, Any]) -> str:
+    """The name of the row that one is compared with."""
+    return raw.get("baseline") or bench["baseline"]
 
 
 def _run(folder: Path) -> Material:
@@ -187,7 +201,7 @@ def _run(folder: Path) -> Material:
     cell = Cell(folder, int(results.get("seed", 0)), results)
     line = _line_of(results["student"]) | {"training_s": results.get("training_s")} if "student" in results else {}
     role: Role = "distilled" if "teacher" in results else "alone"
-    return Material(folder, name, (), (Row(name, role, line, (cell,), str(folder / "config.yaml"), {}),), None)
+    return Material(folder, name, (), (Row(name, role, line, (cell,), str(folder / "config.yaml"), {}),), {})
 
 
 def _line_of(figures: dict[str, Any]) -> dict[str, Any]:

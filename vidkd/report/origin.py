@@ -4,6 +4,7 @@ import json
 import shlex
 from typing import Any
 
+from vidkd.config import Degrade
 from vidkd.report.material import LeftOut, Material, Row, slug
 from vidkd.report.svg import esc
 
@@ -24,7 +25,8 @@ def protocol(m: Material) -> str:
 
 def _protocol_line(p: dict[str, Any]) -> str:
     covered = p["coverage"]
-    worse = [f"{key} {value}" for key, value in p.get("degrade", {}).items() if value not in (None, 0, 0.0, 1.0)]
+    as_it_is = Degrade().model_dump()
+    worse = [f"{key} {value}" for key, value in p.get("degrade", {}).items() if value != as_it_is.get(key)]
     return (
         f"{p['network']} on {p['data_set']} {p['split']} {p['part']}, "
         f"{covered['scored']}/{covered['expected']} videos, "

@@ -1,0 +1,264 @@
+"""A grid with axes: which lines it makes, what each is compared with, and every mistake in how it is written."""
+
+import json
+from itertools import product
+
+import pytest
+
+import tiny_set
+from conftest import CONFIGS, REPOSITORY
+from test_report import fake_run, said_cost
+from vidkd import cli
+from vidkd.bench import __main__ as bench_main
+from vidkd.bench import grid, run, table
+from vidkd.bench.sections import Bench
+from vidkd.config import Degrade
+from vidkd.errors import ConfigError
+from vidkd.report import material
+
+ABLATION = REPOSITORY / "configs" / "bench" / "fmd_jhmdb21.yaml"
+BY_NAME = {path.stem: str(path) for path in CONFIGS}
+FEATURES = ["feature_consistency", "feature_decoder"]
+KINDS = {"student alone": [], "KD": ["logits"], "KD + FDD": ["logits", FEATURES[1]],
+         "KD + FMC": ["logits", FEATURES[0]], "FMD": ["logits", *FEATURES]}  # fmt: skip
+PX, FORMS = ("28 px", "56 px"), ("per frame", "spatiotemporal", "both")
+NOISE = {"clean": None, "Gaussian": "noise_std", "blur": "blur_sigma_px", "salt and pepper": "salt_pepper",
+         "JPEG": "jpeg_quality"}  # fmt: skip
+
+
+def content(**changes):
+    """Two resolutions, two views, and a form that the student alone does not have."""
+    return {
+        "name": "grid",
+        "out": "grid",
+        "axes": {
+            "px": {"16 px": {"student.view.size_px": 16}, "32 px": {"student.view.size_px": 32}},
+            "noise": {"clean": {}, "noisy": {"student.view.degrade": {"noise_std": 0.1}}},
+            "form": {"frames": {"methods.1.form": "per_frame"}, "volume": {"methods.1.form": "spatiotemporal"}},
+        },
+        "rows": [
+            {"name": "alone", "config": BY_NAME["motion_student"], "over": ["px", "noise"]},
+            {"name": "FMD", "config": BY_NAME["motion_fmd"], "over": ["noise", "form", "px"], "set": {"seed": 1}},
+        ],
+        "baseline": "alone",
+    } | changes
+
+
+def row(**changes):
+    return {"name": "FMD", "config": BY_NAME["motion_fmd"], "over": ["px", "noise", "form"]} | changes
+
+
+def expanded(**changes):
+    return grid.expanded(Bench.model_validate(content(**changes)))
+
+
+def loaded(tmp_path, **changes):
+    path = tmp_path / "bench.yaml"
+    path.write_text(json.dumps(content(**changes)))
+    return grid.load(path)
+
+
+def test_the_lines_are_those_combinations_that_a_row_is_over_grouped_by_what_they_are_compared_with():
+    bench = expanded()
+    assert [(r.name, r.baseline) for r in bench.rows] == [
+        (name, f"alone, {px} px, {noise}")
+        for px, noise in product((16, 32), ("clean", "noisy"))
+        for name in (
+            f"alone, {px} px, {noise}",
+            f"FMD, frames, {px} px, {noise}",
+            f"FMD, volume, {px} px, {noise}",
+        )
+    ]
+    assert bench.baseline == "alone, 16 px, clean"
+    assert (bench.axes, {r.over for r in bench.rows}) == ({}, {()})
+    assert grid.expanded(bench) == bench
+    by_name = {r.name: r.set for r in bench.rows}
+    assert by_name["FMD, volume, 32 px, noisy"] == {
+        "seed": 1,
+        "student.view.degrade": {"noise_std": 0.1},
+        "methods.1.form": "spatiotemporal",
+        "student.view.size_px": 32,
+    }
+    assert by_name["alone, 16 px, clean"] == {"student.view.size_px": 16}
+
+
+def test_a_cell_is_the_run_that_its_line_says(tmp_path):
+    bench = loaded(tmp_path)
+    cell = next(c for c in grid.cells(bench, bench.rows) if c.name == "FMD, volume, 32 px, noisy, seed 2")
+    found = cell.run()
+    assert str(found.out) == "grid/fmd_volume_32_px_noisy/seed2"
+    assert (found.student.view.size_px, found.student.view.degrade.noise_std) == (32, 0.1)
+    assert [getattr(m, "form", None) for m in found.methods][1] == "spatiotemporal"
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "bench").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_grid_without_axes_keeps_its_rows_and_folders(path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    written = Bench.model_validate(grid.config_file.read_yaml(path))
+    if written.axes:
+        pytest.skip("has axes")
+    before, after = (
+        [(c.name, c.out, c.log, c.overrides()) for c in grid.cells(b, b.first) + grid.cells(b, b.rows)]
+        for b in (written, grid.expanded(written))
+    )
+    assert before == after
+
+
+def test_seeds_of_a_line_of_a_row_and_of_the_bench():
+    rows = content()["rows"]
+    rows[0]["seeds"] = [7]
+    seeds = {"FMD, *": [0, 1, 2, 3, 4], "*, volume, 16 px, *": [5]}
+    found = {r.name: r.seeds for r in expanded(rows=rows, seeds_of=seeds).rows}
+    assert found["alone, 16 px, clean"] == (7,)
+    assert found["FMD, frames, 16 px, clean"] == (0, 1, 2, 3, 4)
+    assert found["FMD, volume, 16 px, noisy"] == (5,)  # the last pattern
+
+
+def test_a_row_may_have_a_baseline_of_its_own():
+    other = {"name": "other", "config": BY_NAME["motion_student"], "over": ["px"]}
+    rows = [*content()["rows"], other | {"baseline": "other"}, row(name="more", over=["px", "form"], baseline="other")]
+    names = [(r.name, r.baseline) for r in expanded(rows=rows).rows if r.name.endswith("32 px")]
+    assert names == [(f"{name}, 32 px", "other, 32 px") for name in ("other", "more, frames", "more, volume")]
+
+
+def test_only_takes_the_baselines_along():
+    bench = expanded()
+    names = [r.name for r in grid.only(bench, ["FMD, volume, 32 px, *", "FMD, frames, 16 px, clean"]).rows]
+    assert names == [
+        "alone, 16 px, clean", "FMD, frames, 16 px, clean", "alone, 32 px, clean", "FMD, volume, 32 px, clean",
+        "alone, 32 px, noisy", "FMD, volume, 32 px, noisy",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"--only 'KD\*': no row has such a name; as in 'alone, 16 px, clean'"):
+        grid.only(bench, ["FMD*", "KD*"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": [*content()["rows"], row(name="b", over=["px", "noise", "frm"])]}, "row 'b': no axis 'frm'; did"),
+        ({"rows": [*content()["rows"], row(name="b", over=["px", "noise", "px"])]}, "row 'b' is over an axis twice"),
+        ({"rows": [*content()["rows"], row(name="b", over=["form"])]},
+         "row 'b' is not over px, noise, as its baseline 'alone' is"),
+        ({"rows": [*content()["rows"], row(name="b", baseline="alon")]}, "row 'b': no row 'alon'; did you"),
+        ({"rows": [*content()["rows"], row(name="fmd")]}, "two rows have the same name, .*: 'FMD', 'fmd'"),
+        ({"rows": [*content()["rows"], row(name="b", set={"student.view.size_px": 8})]},
+         "row 'b': axis 'px' overrides 'student.view.size_px', and would undo 'student.view.size_px' of its set"),
+        ({"axes": content()["axes"] | {"form": {"all": {"student.view": {}}}}},
+         "axis 'form' overrides 'student.view', and would undo 'student.view.degrade' of axis 'noise'"),
+        ({"axes": content()["axes"] | {"lr": {"low": {"optim.lr": 0.1}}}}, "axis 'lr': no row is over it"),
+        ({"axes": content()["axes"] | {"form": {}}}, "axis 'form' has no values"),
+        ({"axes": content()["axes"] | {"form": {"a": {}, "A": {}}}}, "two rows have the same name, .*'FMD, a, 16 px"),
+        ({"axes": content()["axes"] | {"px": {"16": 16}}}, r"axes\.px\.16: Input should be a valid dictionary"),
+        ({"axes": content()["axes"] | {"px": {"16": {"student.view.size": 16}}}},
+         r"row 'alone, 16, clean' and 1 more: .*(?s:.)*student\.view\.size: no such key; did you mean 'size_px'"),
+        ({"seeds_of": {"KD*": [0]}}, r"seeds_of 'KD\*': no row has such a name"),
+        ({"first": [row(name="t", baseline="alone")]}, "row 't': of what comes first no gain is computed"),
+        ({"first": [row(name="t", set={"out": "x"})]}, "row 't' sets one out for all values of its axes"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        loaded(tmp_path, **changes)
+
+
+def test_all_mistakes_are_said_at_once(tmp_path):
+    rows = [*content()["rows"], row(name="b", over=["pxx"]), row(name="c", baseline="d")]
+    with pytest.raises(ConfigError, match=r"no axis 'pxx'.*'b' is not over px, noise.*row 'c': no row 'd'"):
+        loaded(tmp_path, rows=rows)
+
+
+def test_a_gain_is_over_the_line_of_the_same_values(tmp_path, monkeypatch):
+    """Alone at 16 px is right where alone at 32 px is wrong, and so on: each line has a gain over its own alone."""
+    monkeypatch.setattr(table, "speed", said_cost)
+    monkeypatch.setattr("vidkd.intervals.RESAMPLES", 20)
+    drop = {"axes": {"px": content()["axes"]["px"]}, "out": str(tmp_path / "grid"), "seeds": [0]}
+    rows = [content()["rows"][0] | {"over": ["px"]}, row(over=["px"])]
+    bench = expanded(rows=rows, **drop)
+    skill = {"alone, 16 px": 0.2, "FMD, 16 px": 3.0, "alone, 32 px": 3.0, "FMD, 32 px": 0.2}
+    root = tiny_set.make(tmp_path / "tiny", train=4, test=40)
+    for cell in grid.cells(bench, bench.rows):
+        fake_run(cell.out, root, skill[cell.row.name], cell.seed, teacher=cell.row.name.startswith("FMD"))
+    lines = {line["row"]: line for line in table.rows_of(bench)}
+    for px in (16, 32):
+        own, base = lines[f"FMD, {px} px"], lines[f"alone, {px} px"]
+        assert own["baseline"] == base["baseline"] == f"alone, {px} px"
+        assert own["gain"] == pytest.approx(own["top1"] - base["top1"])
+        assert "gain" not in base
+    assert lines["FMD, 16 px"]["gain"] > 0 > lines["FMD, 32 px"]["gain"]
+    text = table.write(bench)
+    assert [x for x in text.splitlines() if x.startswith("#")] == [
+        f"### Compared with alone, {px} px" for px in (16, 32)
+    ]
+    assert (tmp_path / "grid" / "table.html").read_text().count("<h2>") == 2
+    m = material.read(tmp_path / "grid")
+    assert m.baseline is not None
+    assert (m.best.name, m.baseline.name) == ("FMD, 16 px", "alone, 16 px")
+    assert [r.role for r in m.rows] == ["baseline", "distilled"] * 2
+
+
+@pytest.fixture(scope="module")
+def ablation():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPOSITORY)
+        bench = grid.expanded(Bench.model_validate(grid.config_file.read_yaml(ABLATION)))
+        runs = {c.row.name: c.run() for row in bench.rows for c in grid.cells(bench, (row,))[:1]}
+    return bench, runs
+
+
+def test_the_ablation_is_the_whole_grid_of_the_issue(ablation):
+    bench, _ = ablation
+    shared = [f"{px}, {noise}" for px, noise in product(PX, NOISE)]
+    own = ["student alone", "KD", *(f"{m}, {f}" for m, f in product(("KD + FDD", "KD + FMC", "FMD"), FORMS))]
+    expected = {f"{mode}{name}, {view}" for mode in ("", "published, ") for name in own for view in shared}
+    assert {r.name for r in bench.rows} == expected
+    assert len(bench.rows) == len(expected) == 220
+    for r in bench.rows:
+        mode = "published, " if r.name.startswith("published") else ""
+        assert r.baseline == f"{mode}student alone, {', '.join(r.name.split(', ')[-2:])}"
+        assert len(r.seeds or bench.seeds) >= 3
+    claims = {r.name for r in bench.rows if len(r.seeds or bench.seeds) >= 5}
+    assert {"student alone, 28 px, clean", "KD, 28 px, clean", "FMD, both, 28 px, clean"} <= claims
+
+
+def test_its_lines_differ_in_what_their_names_say_and_in_nothing_else(ablation):
+    _, runs = ablation
+    for name, found in runs.items():
+        *words, px, noise = name.split(", ")
+        assert found.student.view.size_px == int(px.removesuffix(" px"))
+        said = found.student.view.degrade.model_dump()
+        assert {key for key, value in said.items() if value != getattr(Degrade(), key)} == {NOISE[noise]} - {None}
+        assert found.teacher is None or found.teacher.view.degrade == Degrade()
+        forms = {method.form for method in found.methods if method.kind in FEATURES}
+        assert forms == ({words[-1].replace(" ", "_")} if words[-1] in FORMS else set())
+        assert (found.train.epochs, found.train.batch_size) == (40, 16)  # the budget
+        assert [m.kind for m in found.methods] == KINDS[words[words[0] == "published"]]
+
+
+def test_its_published_lines_have_the_losses_maps_and_optimiser_of_the_release(ablation):
+    _, runs = ablation
+    reference = grid.config_file.load(REPOSITORY / "configs" / "motion_fmd_faithful.yaml")
+    methods = {m.kind: m for m in reference.methods}
+    for name, found in runs.items():
+        if not name.startswith("published"):
+            assert all(not getattr(m, "faithful", False) for m in found.methods)
+            continue
+        assert (found.task, found.optim) == (reference.task, reference.optim)
+        assert found.student.taps == reference.student.taps
+        for method in found.methods:
+            form = {"form": method.form} if method.kind in FEATURES else {}
+            assert method == methods[method.kind].model_copy(update=form)
+        if found.teacher is not None:
+            assert found.teacher.taps["deep"].listen == "input"
+
+
+def names_of(bench):
+    return [r.name for r in bench.rows]
+
+
+def test_the_command_says_what_a_part_of_it_would_run(monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(run, "plan", names_of)
+    assert cli.run_main(bench_main.main, [str(ABLATION), "--dry-run", "--only", "FMD, both, 28 px, JPEG"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["student alone, 28 px, JPEG", "FMD, both, 28 px, JPEG"]
+    assert cli.run_main(bench_main.main, [str(ABLATION), "--dry-run", "--only", "FDM*"]) == 2
+    assert "no row has such a name" in capsys.readouterr().err
