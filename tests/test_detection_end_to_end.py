@@ -64,7 +64,7 @@ def test_events_as_text_json_and_picture(run, capsys):
     page = (folder / "e.html").read_text()
     assert page.count('class="bar"') == page.count("<tr><td>") == len(events)
     assert page.count("data:image/jpeg") == predict.PICTURES and "<script" not in page
-    assert cli.run_main(predict.main, [str(a) for a in (video, *told, "--threshold", "2")]) == 0
+    assert cli.run_main(predict.main, [str(a) for a in (video, *told, "--threshold", "1")]) == 0
     assert "nothing is sure enough" in capsys.readouterr().out
     assert cli.run_main(predict.main, [str(video), "--model", str(folder / "run"), "--task", "recognition"]) == 2
     assert "was trained for detection" in capsys.readouterr().err
