@@ -26,7 +26,7 @@ import torch
 from data_prep.__main__ import main as data_prep
 from data_prep.pipeline import ffmpeg, transcode
 from vidkd.config import Augment, ClipSpec, Data, ViewSpec
-from vidkd.data import clips, index, sampling, transforms
+from vidkd.data import clips, index, order, sampling, transforms
 from vidkd.data.index import Part
 from vidkd.data.loading import collate
 
@@ -159,7 +159,7 @@ def settings(augment: Augment, **more: Any) -> Data:
 
 
 def plan(part: Part, epoch: int, i: int) -> list[int]:
-    rng, video = clips.generator(0, epoch, i), part[i]
+    rng, video = order.generator(0, epoch, i), part[i]
     wanted = sampling.indices(sampling.train_start(video.frames, sampling.span(SPEC), rng), SPEC, video.frames, "loop")
     return sorted(set(wanted))
 
@@ -183,7 +183,7 @@ def bare_decord(part: Part, epoch: int, i: int, size: int = -1) -> None:
 
 def throughput(part: Part, workers: int, seconds: float = 5.0) -> float:
     """Clips a second of the whole loader, by the clock."""
-    sampler = clips.StepSampler(len(part), min(8, len(part)), 0, 0, 10**6, 0, 1)
+    sampler = order.StepSampler(len(part), min(8, len(part)), 0, 0, 10**6, 0, 1)
     batches = iter(clips.train_loader(part, settings(JITTER, workers=workers), VIEWS, sampler, run_seed=0))
     for _ in islice(batches, 3):  # until the workers have begun
         pass

@@ -15,7 +15,7 @@ import vidkd
 from conftest import REPOSITORY
 from vidkd import config_file, distiller, train, trainer
 from vidkd.config import Augment
-from vidkd.data import clips, index, transforms
+from vidkd.data import clips, index, order, transforms
 from vidkd.errors import ConfigError
 from vidkd.models import weights
 from vidkd.report import attention as report_attention
@@ -237,7 +237,8 @@ def test_the_shipped_student_starts_from_the_collapsed_kinetics_network(shared, 
     )
 
 
-def test_frames_that_no_network_is_shown_are_not_decoded_for_training(make, monkeypatch):
+@pytest.mark.parametrize("use", ["train", "test"])
+def test_frames_that_no_network_is_shown_are_not_decoded(make, monkeypatch, use):
     """A flat stem sees half of the frames: without a teacher that is asked, the others are left alone."""
     asked, read = [], clips.read
     monkeypatch.setattr(
@@ -246,7 +247,10 @@ def test_frames_that_no_network_is_shown_are_not_decoded_for_training(make, monk
     run = make("x", "teacher.view.frames=8")
     part = index.read(run.data.root).part("split1", "train")
     for views in (run.views(), {"student": run.student.view}):
-        clips.TrainClips(part, run.data, views, run.seed).clip(0, 0)
+        if use == "train":
+            clips.TrainClips(part, run.data, views, run.seed).clip(0, 0)
+        else:
+            clips.TestClips(part, run.data, views).load((0, 0))
     every, half = map(sorted, asked)
     assert len(every) == 8 and half == every[::2]
 
@@ -254,7 +258,7 @@ def test_frames_that_no_network_is_shown_are_not_decoded_for_training(make, monk
 def test_t8_every_crop_lies_inside_the_frame():
     for height, width in ((240, 320), (256, 340), (224, 224)):
         for i in range(300):
-            drawn = transforms.draw(Augment(crop_scale=(0.4, 1.0)), height, width, clips.generator(i))
+            drawn = transforms.draw(Augment(crop_scale=(0.4, 1.0)), height, width, order.generator(i))
             top, left, h, w = drawn.window
             assert top >= 0 and left >= 0 and top + h <= height and left + w <= width
 

@@ -7,7 +7,7 @@ import torch
 
 from vidkd import config_file, evaluate, probe, train
 from vidkd.config import Degrade, ViewSpec
-from vidkd.data import clips
+from vidkd.data import order
 from vidkd.data.degrade import degrade
 from vidkd.errors import ConfigError
 
@@ -15,7 +15,7 @@ FRAMES = torch.arange(8, dtype=torch.uint8)[:, None, None, None].expand(8, 3, 4,
 
 
 def seen(time, *address):
-    made = degrade(FRAMES, Degrade(time=time), clips.generator(*address))
+    made = degrade(FRAMES, Degrade(time=time), order.generator(*address))
     assert made.shape == FRAMES.shape
     return made[:, 0, 0, 0].tolist()
 

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from vidkd.config import Cache, Run
-from vidkd.data import clips
+from vidkd.data import clips, order
 from vidkd.data.container import inspect
 from vidkd.data.index import Part
 from vidkd.errors import DataError
@@ -179,7 +179,7 @@ class Adviser:
 def _timed(made: clips.TrainClips, i: int) -> tuple[float, float]:
     """Seconds of reading the frames of a clip of video `i`, and of the whole making of it; (0, 0) if unreadable."""
     video, taken = made.part[i], [0.0, 0.0]
-    indices, _ = made.span(video, clips.generator(made.data.seed, 0, i))
+    indices, _ = made.span(video, order.generator(made.data.seed, 0, i))
     try:
         clips.read(video, indices, made.data)  # from the disk once: what is timed is what comes again every epoch
         for k, work in enumerate((lambda: clips.read(video, indices, made.data), lambda: made.clip(0, i))):

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 from vidkd import checkpoint, cli, export, tasks
-from vidkd.data import clips, complete, container, sampling, transforms, walking
+from vidkd.data import complete, container, order, sampling, transforms, walking
 from vidkd.data.decode import Video, open_video
 from vidkd.data.degrade import degrade
 from vidkd.errors import ConfigError, DataError
@@ -236,7 +236,7 @@ def _picture(frame: Tensor) -> Tensor:
 
 def _degraded(student: Student, frames: Tensor, address: int) -> Tensor:
     """[3, T, H, W], made worse as the student's training clips were."""
-    return degrade(frames, student.view.degrade, clips.generator(address)).transpose(0, 1)
+    return degrade(frames, student.view.degrade, order.generator(address)).transpose(0, 1)
 
 
 def rulers(timeline: Timeline, slots: int = 600) -> list[Event]:

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from vidkd import bottleneck, distiller, evaluation, signals, stepping
 from vidkd.config import Run
-from vidkd.data import clips, mixing
+from vidkd.data import clips, mixing, order
 from vidkd.data.index import Part
 from vidkd.data.loading import Loader
 from vidkd.distiller import Terms, Trainee
@@ -105,7 +105,7 @@ def update(
             loaded = next(batches)
             batch = mixed(run, task, loaded, address, device)
         n_clips += len(batch.label)
-        torch.manual_seed(clips.mixed_seed(*address))  # dropout and noise are addressed, not consumed
+        torch.manual_seed(order.mixed_seed(*address))  # dropout and noise are addressed, not consumed
         with accelerator.accumulate(trained.trainee):
             with accelerator.autocast():
                 seen = None
@@ -153,7 +153,7 @@ class Sums(Terms):
 
 def mixed(run: Run, task: BaseTask, loaded: ClipBatch, address: tuple[int, ...], device: torch.device) -> ClipBatch:
     """A batch as the networks see it: on the device, mixed as its address says."""
-    return mixing.mix(loaded.to(device), run.data.augment, task.num_outputs(), clips.generator(*address, 1))
+    return mixing.mix(loaded.to(device), run.data.augment, task.num_outputs(), order.generator(*address, 1))
 
 
 def teach(teacher: Frozen | CachedTeacher, batch: ClipBatch) -> View:
@@ -207,7 +207,7 @@ def train_loader(
 ) -> Loader:
     """This process's micro-batches from `first_step` on; a cached teacher needs no view of its own."""
     k = run.train.accumulate
-    sampler = clips.StepSampler(
+    sampler = order.StepSampler(
         size=len(part),
         micro_batch_global=run.train.batch_size // k,
         seed=run.seed,

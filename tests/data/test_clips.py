@@ -14,9 +14,10 @@ from torch import Tensor
 
 from data import numbered
 from vidkd.config import Augment, ClipSpec, Data, Degrade, RandAugment, TestViews, ViewSpec, Windows
-from vidkd.data import clips, sampling
-from vidkd.data.clips import StepSampler, TestClips, TrainClips
+from vidkd.data import clips, order, sampling
+from vidkd.data.clips import TestClips, TrainClips
 from vidkd.data.index import Index, Part
+from vidkd.data.order import StepSampler
 from vidkd.errors import ConfigError, DataError
 from vidkd.tasks._base import BaseTask, TaskSection
 from vidkd.types import ClipBatch, Shown
@@ -60,13 +61,13 @@ def same(a: ClipBatch, b: ClipBatch) -> bool:
 
 def test_generators_repeat_and_differ_by_every_part_of_the_address():
     addresses = [(0,), (0, 0), (1,), (1, 0), (0, 1), (1, 2, 3), (12, 3), (3, 2, 1), (-1,), (2**40, 1)]
-    draws = [torch.rand(4, generator=clips.generator(*a)).tolist() for a in addresses]
-    assert draws == [torch.rand(4, generator=clips.generator(*a)).tolist() for a in addresses]
+    draws = [torch.rand(4, generator=order.generator(*a)).tolist() for a in addresses]
+    assert draws == [torch.rand(4, generator=order.generator(*a)).tolist() for a in addresses]
     assert len({tuple(d) for d in draws}) == len(addresses)
 
 
 def test_neighbouring_addresses_are_unrelated():
-    first = torch.tensor([[torch.rand((), generator=clips.generator(0, e, i)) for i in range(40)] for e in range(40)])
+    first = torch.tensor([[torch.rand((), generator=order.generator(0, e, i)) for i in range(40)] for e in range(40)])
     assert first.mean().item() == pytest.approx(0.5, abs=0.03)
     correlation = torch.corrcoef(torch.stack([first[:-1].flatten(), first[1:].flatten()]))[0, 1]
     assert abs(correlation) < 0.08

@@ -14,7 +14,7 @@ import torch
 
 from data import numbered
 from vidkd.config import Augment, ClipSpec, Data, ViewSpec
-from vidkd.data import clips, loading, sampling
+from vidkd.data import clips, loading, order, sampling
 from vidkd.data.index import Part
 from vidkd.data.loading import Bad, Item, Key, Loader
 from vidkd.errors import DataError
@@ -43,7 +43,7 @@ def settings(**changes: object) -> Data:
 
 
 def train(part: Part, data: Data, last: int = 4) -> Loader:
-    sampler = clips.StepSampler(len(part), 4, 0, 0, last, 0, 1)
+    sampler = order.StepSampler(len(part), 4, 0, 0, last, 0, 1)
     return clips.train_loader(part, data, VIEWS, sampler, run_seed=0)
 
 
@@ -96,7 +96,7 @@ def test_a_file_that_changed_since_it_was_prepared(part: Part):
 def test_a_video_with_fewer_frames_than_its_index_says(part: Part, tmp_path: Path):
     table = part.table.set_column(part.table.column_names.index("frames"), "frames", [[90] * 8])
     source = clips.TrainClips(Part(part.root, table, part.labels), settings(), VIEWS, 0)
-    epoch = next(e for e in range(50) if int(sampling.train_start(90, 4, clips.generator(0, e, 3))) > 8)
+    epoch = next(e for e in range(50) if int(sampling.train_start(90, 4, order.generator(0, e, 3))) > 8)
     with pytest.raises(DataError, match=r"clip_3.*it has no frame"):
         source.load((epoch, 3))
 

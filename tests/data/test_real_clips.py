@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vidkd.config import Augment, ClipSpec, Data, TestViews, ViewSpec
-from vidkd.data import clips, index
+from vidkd.data import clips, index, order
 from vidkd.data.decode import open_video
 
 SETS = {"jhmdb21": ("*.mp4", 40), "ucf101_6": ("*.mp4", 40), "ucf101_raw": ("*.avi", 3)}
@@ -73,7 +73,7 @@ def test_clips_of_real_videos(shared: Path, name: str):
             test_views=TestViews(clips=2, crops=3),
             workers=workers,
         )
-        sampler = clips.StepSampler(len(part), min(4, len(part)), 0, 0, 3, 0, 1)
+        sampler = order.StepSampler(len(part), min(4, len(part)), 0, 0, 3, 0, 1)
         made[workers] = list(clips.train_loader(part, data, views, sampler, run_seed=0))
         tested = [batch for batch in clips.test_loader(part, data, views, 2, 0, 1)]
         assert sum(len(batch.clip) for batch in tested) == 6 * len(part)

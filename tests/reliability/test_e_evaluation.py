@@ -14,7 +14,7 @@ from reliability import runs
 from small_run import SMALL, losses, same, weights
 from vidkd import config_file, distiller, evaluate, evaluation, score, train
 from vidkd.config import TestViews
-from vidkd.data import clips, index
+from vidkd.data import clips, index, order
 from vidkd.data.index import Part
 from vidkd.types import View
 
@@ -28,7 +28,7 @@ class Gathered(Exception):
 def frames_of(video, indices, data):
     """Frames that say which they are, in place of decoded ones."""
     wanted = sorted(indices)
-    seed = clips.generator(clips._number(video.name))
+    seed = order.generator(clips._number(video.name))
     frames = torch.randint(0, 256, (video.frames, 3, 16, 16), generator=seed, dtype=torch.uint8)
     return frames[wanted], {i: place for place, i in enumerate(wanted)}
 

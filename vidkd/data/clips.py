@@ -1,16 +1,14 @@
-"""Clips, addressed: which clips make a step, and how each is augmented, follow from numbers in the configuration alone.
+"""Clips, addressed: how each is augmented follows from numbers in the configuration alone.
 
 Nothing is consumed: workers, ranks, interruptions and what was seen before change nothing.
 """
 
-import hashlib
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
 
 from vidkd.config import Data, Run, ViewSpec
 from vidkd.data import features, sampling, transforms
@@ -18,74 +16,13 @@ from vidkd.data.decode import open_video
 from vidkd.data.degrade import degrade
 from vidkd.data.index import Clip, Index, Part
 from vidkd.data.loading import Bad, Item, Key, Loader
+from vidkd.data.order import generator
 from vidkd.errors import ConfigError, DataError
 from vidkd.tasks._base import BaseTask
 from vidkd.types import Shown
 
 MAX_BYTES_AT_ONCE = 256 << 20  # of decoded frames, in a test video with many views
 REPLACEMENTS = 10  # tried for one unreadable video, before it is an error after all
-
-
-def mixed_seed(*address: int) -> int:
-    """A seed of 63 bits that differs, as good as surely, for every address."""
-    digest = hashlib.blake2b(",".join(map(str, address)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def generator(*address: int) -> torch.Generator:
-    """A generator (on the CPU) for one address: the same numbers whenever and wherever it is asked for."""
-    return torch.Generator().manual_seed(mixed_seed(*address))
-
-
-class StepSampler(Sampler[list[Key]]):
-    """For each micro-step in first..last-1, this rank's [(epoch, position), ...].
-
-    Ranks take interleaved slices of one global batch, and a step of `accumulate` micro-steps takes the clips that the
-    same step would take at once: what a step sees depends on neither. An epoch is a permutation of the part; its tail
-    that does not fill a whole step is dropped.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        micro_batch_global: int,
-        seed: int,
-        first: int,
-        last: int,
-        rank: int,
-        world: int,
-        accumulate: int = 1,
-    ) -> None:
-        if micro_batch_global % world:
-            near = [n for n in (micro_batch_global // world * world, -(-micro_batch_global // world) * world) if n]
-            raise ConfigError(
-                f"{micro_batch_global} clips at a time (train.batch_size / train.accumulate) cannot be shared by "
-                f"{world} processes; {' or '.join(map(str, near))} can"
-            )
-        if micro_batch_global * accumulate > size:
-            raise ConfigError(
-                f"train.batch_size is {micro_batch_global * accumulate}, more than the {size} videos there are"
-            )
-        self.size, self.batch, self.seed = size, micro_batch_global, seed
-        self.per_epoch = size // (micro_batch_global * accumulate) * accumulate
-        self.first, self.last, self.rank, self.world = first, last, rank, world
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        order, of_epoch = torch.empty(0), -1
-        for step in range(self.first, self.last):
-            epoch, position = divmod(step, self.per_epoch)
-            if epoch != of_epoch:
-                order, of_epoch = permutation(self.size, self.seed, epoch), epoch
-            batch = order[position * self.batch : (position + 1) * self.batch]
-            yield [(epoch, i) for i in batch[self.rank :: self.world].tolist()]
-
-    def __len__(self) -> int:
-        return max(self.last - self.first, 0)
-
-
-def permutation(size: int, seed: int, epoch: int) -> Tensor:
-    """The order of an epoch."""
-    return torch.randperm(size, generator=generator(seed, epoch))
 
 
 class TrainClips:
@@ -170,14 +107,15 @@ class TestClips:
         readable = sampling.at_rate(video.frames, video.fps, data.fps)
         starts = sampling.test_starts(len(readable), sampling.span(spec), data.test_views.clips)
         shots = [shot(video, readable, start, data) for start in (starts if video.start is None else [video.start])]
-        needed = {i for span, _ in shots for i in span}
+        needed = [self._seen(span) for span, _ in shots]
         seen_by_all: list[Shown] = []
         made: dict[str, list[Tensor]] = {name: [] for name in self.views}
-        together = len(needed) * 3 * video.width * video.height <= MAX_BYTES_AT_ONCE
-        frames, place = read(video, needed, data) if together else (torch.empty(0), {})
+        every = set().union(*needed)
+        together = len(every) * 3 * video.width * video.height <= MAX_BYTES_AT_ONCE
+        frames, place = read(video, every, data) if together else (torch.empty(0), {})
         for k, (span, shown) in enumerate(shots):
             if not together:
-                frames, place = read(video, set(span), data)
+                frames, place = read(video, needed[k], data)
             windows = transforms.test_windows(frames.shape[2], frames.shape[3], data.test_views.crops)
             for j, window in enumerate(windows):
                 drawn, cropped = transforms.Drawn(window), transforms.crop(frames, window)
@@ -189,6 +127,11 @@ class TestClips:
                     made[name].append(degrade(seen, view.degrade, rng).transpose(0, 1))
         views = {name: torch.stack(v) for name, v in made.items()}
         return Item(views, video.label, video.name, key, extra=said(self.part, seen_by_all))
+
+    def _seen(self, span: Sequence[int]) -> set[int]:
+        """The frames of a span that any view takes: no other is decoded."""
+        lengths = {view.frames or self.data.clip.frames for view in self.views.values()}
+        return {i for length in lengths for i in sampling.subsample(span, length)}
 
 
 def shot(video: Clip, readable: Sequence[int], start: int, data: Data) -> tuple[list[int], Shown]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vidkd import config_file
 from vidkd.config import ClipSpec, Data, ViewSpec
-from vidkd.data import clips, colours, index, sampling
+from vidkd.data import clips, colours, index, order, sampling
 from vidkd.data.index import Index, Part
 from vidkd.errors import ConfigError, VidkdError
 
@@ -78,7 +78,7 @@ def draw(data_set: Index, part: Part, data: Data, views: dict[str, ViewSpec], n:
     axes = figure.subplots(rows, columns, squeeze=False)
     for row, i in enumerate(positions):
         video, item = part[i], source.load((epoch, i))
-        indices, _ = source.span(video, clips.generator(data.seed, epoch, i))  # its first draw, as in the clip
+        indices, _ = source.span(video, order.generator(data.seed, epoch, i))  # its first draw, as in the clip
         for below, (name, frames) in enumerate(item.views.items()):
             line = axes[row * len(views) + below]
             kept = sampling.subsample(range(columns), frames.shape[2])
