@@ -170,9 +170,9 @@ def troubled(part: Part, trouble: str, workers: int = 2, timeout_s: float = 1.0)
 @pytest.mark.parametrize("trouble", ["sleeps", "holds the interpreter"])
 def test_a_worker_that_hangs_is_an_error_that_names_the_clip(part: Part, trouble: str):
     started = time.monotonic()
-    with pytest.raises(DataError, match=r"silent for 1\S* s .*it was reading: clip_3\. "):
-        list(troubled(part, trouble))
-    assert time.monotonic() - started < 10
+    with pytest.raises(DataError, match=r"silent for 4\S* s .*it was reading: clip_3\. "):
+        list(troubled(part, trouble, timeout_s=4))  # longer than a busy machine keeps a worker waiting
+    assert time.monotonic() - started < 40
 
 
 def test_a_worker_that_dies_is_an_error_that_names_the_clip(part: Part):
