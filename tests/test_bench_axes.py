@@ -24,6 +24,9 @@ KINDS = {"student alone": [], "KD": ["logits"], "KD + FDD": ["logits", FEATURES[
 PX, FORMS = ("28 px", "56 px"), ("per frame", "spatiotemporal", "both")
 NOISE = {"clean": None, "Gaussian": "noise_std", "blur": "blur_sigma_px", "salt and pepper": "salt_pepper",
          "JPEG": "jpeg_quality"}  # fmt: skip
+WITHOUT_AXES = [
+    path for path in sorted((REPOSITORY / "configs" / "bench").glob("*.yaml")) if "\naxes:" not in path.read_text()
+]
 
 
 def content(**changes):
@@ -91,12 +94,11 @@ def test_a_cell_is_the_run_that_its_line_says(tmp_path):
     assert [getattr(m, "form", None) for m in found.methods][1] == "spatiotemporal"
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "bench").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", WITHOUT_AXES, ids=lambda p: p.stem)
 def test_a_grid_without_axes_keeps_its_rows_and_folders(path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     written = Bench.model_validate(grid.config_file.read_yaml(path))
-    if written.axes:
-        pytest.skip("has axes")
+    assert not written.axes
     before, after = (
         [(c.name, c.out, c.log, c.overrides()) for c in grid.cells(b, b.first) + grid.cells(b, b.rows)]
         for b in (written, grid.expanded(written))

@@ -144,4 +144,5 @@ def test_a_trained_detector_finds_what_happens_when(tmp_path):
     run = config_file.load(CONFIG, [*RUN, f"data.root={tmp_path / 'set'}", f"out={tmp_path / 'run'}"])
     figures = train.train(run)["student"]
     assert figures["map"] > 0.8
+    assert figures["map_0.7"] > 0.8 * figures["map_0.3"]  # where a class is right, so are its boundaries
     assert all(row["ap"] > 0.7 for row in figures["per_class"])

@@ -172,7 +172,7 @@ def test_a_worker_that_hangs_is_an_error_that_names_the_clip(part: Part, trouble
     started = time.monotonic()
     with pytest.raises(DataError, match=r"silent for 4\S* s .*it was reading: clip_3\. "):
         list(troubled(part, trouble, timeout_s=4))  # longer than a busy machine keeps a worker waiting
-    assert time.monotonic() - started < 40
+    assert time.monotonic() - started < 4 + 9
 
 
 def test_a_worker_that_dies_is_an_error_that_names_the_clip(part: Part):
