@@ -1,6 +1,5 @@
 """Where a run's figures go: metrics.jsonl always; TensorBoard and Weights & Biases if asked; a bar on the terminal."""
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -200,7 +199,6 @@ def _wandb(run: Run, out: Path) -> Tracker:
         return wandb.init(
             project=run.log.wandb_project, name=run.name, dir=str(out), mode=mode, settings=settings,
             config=run.model_dump(mode="json"),
-            id=hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16], resume="allow",  # one run, however resumed
         )  # fmt: skip
 
     return Tracker(
