@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from reliability import runs
@@ -130,7 +131,7 @@ def draw(table: list[Event], step: int, rng: random.Random, place: str | None = 
     """A moment in what is left of the life of a run that goes on from the checkpoint of `step`: evenly over all of it,
     or over what of it is inside `place`, if anything is."""
     first = next(i for i, event in enumerate(table) if event.place not in (START, CACHE))
-    spans = [(event, after.at_s - event.at_s) for event, after in zip(table, table[1:], strict=False)]
+    spans = [(event, after.at_s - event.at_s) for event, after in pairwise(table)]
     ahead = [span for i, span in enumerate(spans) if i < first or span[0].step > step]
     if place is not None:
         ahead = [(event, length) for event, length in ahead if where(event) == place] or ahead
@@ -146,7 +147,7 @@ def where(event: Event) -> str:
 
 
 def interrupt(root: Path, out: Path, moment: Moment, number: int, *overrides: str) -> tuple[runs.Started, Hit | None]:
-    """Start the run in `out`, or go on with it, send the signal `number` to its group at `moment`, and wait for its end.
+    """Start the run in `out`, or go on with it, signal its group with `number` at `moment`, and wait for its end.
 
     No Hit where it had ended, or ends as if nothing had been sent: that is no interruption.
     """

@@ -181,11 +181,11 @@ def table(tallies: dict[str, Tally]) -> str:
     places = (*moments.PLACES, moments.BETWEEN)
     head = ["scenario", "runs compared", "interruptions", *(f"in: {place}" for place in places), "missed"]
     head += ["mismatches", "lost checkpoints", "processes left", "slowest end, s", "minutes"]
-    rows = [
-        [name, t.runs, t.count(), *(t.hits.get(place, 0) for place in places), t.missed]
-        + [t.mismatches, t.lost, t.leftovers, f"{t.slowest_s:.1f}", f"{t.minutes:.0f}"]
-        for name, t in tallies.items()
-    ]
+    rows = []
+    for name, t in tallies.items():
+        row = [name, t.runs, t.count(), *(t.hits.get(place, 0) for place in places), t.missed]
+        row += [t.mismatches, t.lost, t.leftovers, f"{t.slowest_s:.1f}", f"{t.minutes:.0f}"]
+        rows.append(row)
     return "\n".join(
         [
             f"{time.strftime('%Y-%m-%d')}, commit {made['git_commit']}, Python {made['python']}, {versions}, "
