@@ -197,6 +197,7 @@ class Train(Span):
     accumulate: Count = 1
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     ema: float | None = Field(default=None, gt=0, lt=1)  # decay of the averaged student: that is then evaluated
+    deterministic: bool = False  # on a GPU: only algorithms that give the same bits again, or an error; slower
     threads: int | None = Field(default=None, gt=0, le=1024)  # CPU threads of torch; None: its own choice
     processes: Count | None = None  # refuse to start on another number of processes
     eval_every: Span | None = None  # on the val part; None: never before the end

@@ -77,6 +77,12 @@ def make_accelerator(run: Run) -> Accelerator:
 
     A process that waits for another longer than PATIENCE_S, or twice data.timeout_s, ends with an error.
     """
+    if run.train.deterministic:
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # what cuBLAS needs; :16:8 is the other that will do
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
     patience = timedelta(seconds=max(PATIENCE_S, 2 * run.data.timeout_s))
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
@@ -230,10 +236,20 @@ def resume(run: Run, accelerator: Accelerator, trained: Trained, log: Log, wante
         save(run, accelerator, trained)
 
 
-def environment(accelerator: Accelerator) -> dict[str, str]:
+def environment(accelerator: Accelerator) -> dict[str, Any]:
     """What the bits of a result depend on besides the configuration."""
+    device = accelerator.device
+    if device.type == "cuda":
+        return versions() | {"device": device.type, "processor": torch.cuda.get_device_name(device)}
+    # Another instruction set, or another number of threads, adds in another order.
+    processor = {"processor": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+    return versions() | {"device": device.type} | processor
+
+
+def versions() -> dict[str, str]:
+    """Of this toolkit and of those packages that compute or decode."""
     packages = {name: version(name) for name in ("torch", "torchvision", "accelerate", "numpy")}
-    return {"vidkd": vidkd.__version__, "device": accelerator.device.type, **packages, **decode.decoder_versions()}
+    return {"vidkd": vidkd.__version__, **packages, **decode.decoder_versions()}
 
 
 def _choose(run: Run, log: Log, wanted: str) -> Path | None:

@@ -195,22 +195,22 @@ def test_a4_a_checkpoint_holds_everything_that_the_loop_remembers(make):
 def test_a8_processes_that_were_started_otherwise_than_the_first_are_refused(make, monkeypatch):
     """Two nodes with another copy of the configuration, the data or the code would train what nobody asked for."""
     run, inputs = make("run"), {"data.root": "x"}
-    run_dir.same_everywhere(run, inputs)
+    run_dir.same_everywhere(run, inputs, trained.versions())
     for key, said in (
         ("run", "optim.lr: 0.7"),
         ("inputs", "its inputs.data.root"),
-        ("vidkd", "its vidkd"),
+        ("versions", "its versions.torch: '0.0' there, '2."),
         ("out", "its out"),
     ):
 
         def gather(mine, key=key):
             theirs = {"run": mine["run"] | {"optim": mine["run"]["optim"] | {"lr": 0.7}}, "inputs": {"data.root": "y"},
-                      "vidkd": "0.0", "out": "/elsewhere"}  # fmt: skip
+                      "versions": trained.versions() | {"torch": "0.0"}, "out": "/elsewhere"}  # fmt: skip
             return [mine, mine, mine | {key: theirs[key]}]
 
         monkeypatch.setattr(run_dir, "gather_objects", gather)
         with pytest.raises(ConfigError, match=f"process 2 was started otherwise than process 0: {said}"):
-            run_dir.same_everywhere(run, inputs)
+            run_dir.same_everywhere(run, inputs, trained.versions())
 
 
 def faster(rank: str) -> None:

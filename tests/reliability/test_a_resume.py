@@ -221,13 +221,13 @@ def timed_refusal(path) -> None:
 
 def test_a8_one_run_at_a_time_and_a_dead_one_holds_nothing(root, tmp_path, whole):
     out = tmp_path / "run"
-    first = runs.start(root, out)
+    first = runs.start(root, out, env={"SLURM_JOB_ID": "4711"})
     first.wait_for((out / "checkpoints").exists)
     second = runs.start(root, out, before=partial(timed_refusal, tmp_path / "seconds"))
     second.log = first.log
     assert second.end() == 2
     assert float((tmp_path / "seconds").read_text()) < 2
-    assert re.search(rf"in use by process {first.pid} on \S+", first.said())
+    assert re.search(rf"in use by process {first.pid} on \S+, job 4711", first.said())
     first.signal(signal.SIGKILL)
     first.end()
     third = runs.run(root, out)
