@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
 
 
 def evaluate(run: Run, weights: Path, part: str, out: Path, *, student_only: bool = False) -> dict:
-    """Score `weights` as the student of `run`; config.yaml, results.json and predictions go to `out`, once all is scored.
+    """Score `weights` as the student of `run`; configuration, results and predictions go to `out`, once all is scored.
 
     ConfigError or DataError, and nothing written, where that cannot be: also for an `out` that could not be made.
     """

@@ -95,9 +95,8 @@ def same_everywhere(run: Run, inputs: dict[str, Any], versions: dict[str, str]) 
     said = gather_objects(mine)
     for other, theirs in enumerate(said):
         found = differences(said[0]["run"], theirs["run"])
-        found += [
-            d for key in ("out", "inputs", "versions") for d in differences(said[0][key], theirs[key], f"its {key}")
-        ]
+        for key in ("out", "inputs", "versions"):
+            found += differences(said[0][key], theirs[key], f"its {key}")
         if found:
             raise ConfigError(f"process {other} was started otherwise than process 0: {'; '.join(found)}")
 

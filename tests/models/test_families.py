@@ -53,7 +53,7 @@ def test_mvit_is_built_for_one_length_and_size(name):
     assert cost.tap_shapes(network, 4, 48)["late"] == (768, 2, 2, 2)
     with pytest.raises(
         ConfigError,
-        match="takes 4 frames, not 8; takes 48 px a side, not 64; `options: {frames: 8, size_px: 64}` of its section",
+        match=r"takes 4 frames, not 8; takes 48 px a side, not 64; `options: \{frames: 8, size_px: 64\}` of its",
     ):
         cost.tap_shapes(network, 8, 64)
     with pytest.raises(ConfigError, match="frames must be even, not 5"):

@@ -155,7 +155,7 @@ def into_pipe(path: Path) -> None:
 
 @pytest.mark.parametrize("ctrl_c", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_b1_whoever_reads_may_leave(root, tmp_path, whole, ctrl_c):
-    """`vidkd.train ... | tee log`: Ctrl-C ends tee at once, and then there is nobody to be told that a step is saved."""
+    """`vidkd.train ... | tee log`: Ctrl-C ends tee at once; then nobody is there to be told that a step is saved."""
     out, pipe = tmp_path / "run", tmp_path / "pipe"
     os.mkfifo(pipe)
     ours = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
