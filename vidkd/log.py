@@ -4,10 +4,9 @@ import importlib.util
 import json
 import os
 import queue
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,17 +93,15 @@ class Log:
             self._trackers.append(Tracking(_tensorboard(self.out, first_step), self.say))
         if self.run.log.wandb != "off":
             self._trackers.append(Tracking(_wandb(self.run, self.out), self.say))
-        with _whoever_reads():
-            self._bar = tqdm(
-                total=self.run.train.count(), initial=first_step, desc=self.run.name, unit="step", dynamic_ncols=True,
-                mininterval=0.5,
-            )  # fmt: skip
+        steps = self.run.train.count()
+        self._bar = tqdm(
+            total=steps, initial=first_step, desc=self.run.name, unit="step", dynamic_ncols=True, mininterval=0.5
+        )
 
     def step(self) -> None:
         """Move the bar."""
         if self._bar is not None:
-            with _whoever_reads():
-                self._bar.update()
+            self._bar.update()
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line of metrics.jsonl, and the same to every tracker. Trackers never stop a run.
@@ -139,35 +136,16 @@ class Log:
     def say(self, text: str) -> None:
         """A line for the person at the terminal, that does not break the bar."""
         if self.main:
-            with _whoever_reads():
-                tqdm.write(text)
+            tqdm.write(text)
 
     def close(self) -> None:
-        if self._file is None:
+        if self._file is None or self._bar is None:
             return
         with suppress(OSError):  # a full disk was said when the line was written
             self._file.close()
-        if self._bar is not None:
-            with _whoever_reads():
-                self._bar.close()
+        self._bar.close()
         for tracker in self._trackers:
             tracker.close()
-
-
-@contextmanager
-def _whoever_reads() -> Iterator[None]:
-    """No run ends because its terminal was closed, or what it is piped into has ended (`| tee` at a Ctrl-C): what is
-    said inside, and from then on, goes nowhere."""
-    try:
-        yield
-    except OSError:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except OSError:
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
 
 
 def read(out: Path) -> list[dict[str, Any]]:

@@ -56,7 +56,8 @@ def main(argv: list[str]) -> int:
         return 0
     if args.resume not in trained.RESUME and not Path(args.resume).is_dir():
         raise ConfigError(f"--resume {args.resume}: neither auto nor never nor the folder of a checkpoint")
-    print(summary(train(run, args.resume)))
+    with cli.whoever_reads():
+        print(summary(train(run, args.resume)))
     return 0
 
 

@@ -24,7 +24,7 @@ from vidkd.data.index import Index, Part
 from vidkd.data.loading import Unreadable
 from vidkd.distiller import Trainee
 from vidkd.distributed import gather_objects
-from vidkd.errors import ConfigError, DataError
+from vidkd.errors import ConfigError, DataError, VidkdError
 from vidkd.log import Log
 from vidkd.models import weights
 from vidkd.section import in_steps
@@ -217,14 +217,16 @@ def resume(run: Run, accelerator: Accelerator, trained: Trained, log: Log, wante
     if path is None:
         return
     found = checkpoint.read(path)
-    run_dir.same_run(run, config_file.parse(found.state["run"], str(path)), path)
     try:
+        run_dir.same_run(run, config_file.parse(found.state["run"], str(path)), path)
         _restore(accelerator, trained, found)
-    except (LookupError, RuntimeError) as error:
-        raise DataError(f"{path}: does not fit this run: {str(error).splitlines()[0]}") from None
+    except VidkdError:
+        raise
+    except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: does not fit this run: {(str(error).splitlines() or [repr(error)])[0]}") from None
     log.say(f"resumed from step {trained.step}")
     here = {"processes": accelerator.num_processes, "environment": environment(accelerator)}
-    if changed := run_dir.differences(here, {key: found.state[key] for key in here}):
+    if changed := run_dir.differences(here, {key: found.state.get(key) for key in here}):
         log.say(f"equal to rounding, no longer to the bit, because of another {'; '.join(changed)}")
     distributed.barrier()  # all have read it
     if accelerator.is_main_process:
@@ -277,11 +279,11 @@ def _restore(accelerator: Accelerator, trained: Trained, found: checkpoint.Saved
         accelerator.scaler.load_state_dict(state["scaler"])
     trained.step = trained.saved = found.step
     trained.best, trained.best_kept = groups.get("best", {}), groups.get("best_kept", {})
-    trained.seconds, trained.scored = state["seconds"], state["scored"]
-    trained.best_value = -math.inf if state["best_value"] is None else state["best_value"]
+    trained.seconds, trained.scored = float(state["seconds"]), int(state["scored"])
+    trained.best_value = -math.inf if state["best_value"] is None else float(state["best_value"])
     trained.unreadable = Unreadable(**state["unreadable"])
     for name in COUNTS:
-        setattr(trained, name, state.get(name, 0))  # checkpoints written before 21 November 2026 do not have them
+        setattr(trained, name, int(state.get(name, 0)))  # checkpoints written before 21 November 2026 do not have them
 
 
 def as_saved(run: Run, part: Part) -> Run:
