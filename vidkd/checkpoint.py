@@ -214,9 +214,14 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def opener(path: str, flags: int) -> int:
+    """For `open`: never through a link, which somebody may have planted in a folder that others can write to."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def _write(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        with path.open("wb") as file:
+        with open(path, "wb", opener=opener) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

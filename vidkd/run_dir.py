@@ -38,7 +38,7 @@ def claim(run: Run, resume: str) -> IO[str]:
     out = run.out_dir
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("a+", encoding="utf-8")
+        lock = open(out / ".lock", "a+", encoding="utf-8", opener=checkpoint.opener)  # noqa: SIM115
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror}); choose another folder with out=...") from None
     try:

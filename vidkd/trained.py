@@ -33,6 +33,8 @@ from vidkd.taps import Tapped
 RESUME = ("auto", "never")  # or the path of a checkpoint
 PATIENCE_S = 600.0  # more than the longest that one process does alone: a save, an export
 COUNTS = ("refused", "left_out", "left_out_in_a_row")  # plain numbers of Trained that a checkpoint holds by their name
+FOREIGN = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_DYNAMO_BACKEND")
+OFF = ("no", "false", "0", "")
 ON_CPU = (
     "on CPU accelerate launch starts one whatever --num_processes says; "
     "use: torchrun --nproc_per_node N -m vidkd.train CONFIG"
@@ -77,10 +79,12 @@ def make_accelerator(run: Run) -> Accelerator:
 
     A process that waits for another longer than PATIENCE_S, or twice data.timeout_s, ends with an error.
     """
+    if foreign := [name for name in FOREIGN if os.environ.get(name, "no").lower() not in OFF]:
+        raise ConfigError(
+            f"{foreign[0]} is set: accelerate would train in a way that no checkpoint here knows; unset it"
+        )
     if run.train.deterministic:
-        os.environ.setdefault(
-            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-        )  # what cuBLAS needs; :16:8 is the other that will do
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or :16:8: cuBLAS may differ otherwise
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     patience = timedelta(seconds=max(PATIENCE_S, 2 * run.data.timeout_s))
@@ -93,6 +97,7 @@ def make_accelerator(run: Run) -> Accelerator:
             InitProcessGroupKwargs(timeout=patience),
         ],
     )
+    accelerator.gradient_accumulation_steps = run.train.accumulate  # an environment variable would have the last word
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     # Without --multi_gpu, accelerate launch starts one process whatever it was asked for. If that was more than one, it
     # says where they would meet, and not who this one is.

@@ -4,7 +4,7 @@ Interrupt whole runs at random moments until every scenario has had its number, 
 that nothing happened to. The same command again goes on where it stopped. The table goes to DIR/table.md.
 
 A run is interrupted one to MOST times and then left to finish. Every second moment is drawn over all that is left of
-its life, from the start of the process to its end; the others are inside one part of it, each in its turn. What counts
+its life, from the start of the process to its end; the others are inside the part that was hit least. What counts
 is a signal that ended the run: SIGKILL by its death, SIGTERM by its death or by the exit status that promises a
 checkpoint. One that came too late (the run ended as if nothing had been sent) is counted as missed.
 """
@@ -83,7 +83,8 @@ def main() -> int:
             if not (folder / "run").exists():
                 tally.due = min(rng.randint(1, MOST), args.kills - tally.count())
             if tally.due:
-                place = places[tally.count() // 2 % len(places)] if tally.count() % 2 else None
+                rarest = min(places, key=lambda place: tally.hits.get(place, 0))
+                place = rarest if tally.count() % 2 else None
                 interrupt_once(out / "tiny", folder, sent, overrides, tally, place, rng)
             else:
                 finish(out / "tiny", folder, overrides, tally)
