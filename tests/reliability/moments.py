@@ -2,11 +2,14 @@
 
 A run under test writes down when it enters and leaves each part of its life. Of a run that nothing happens to this is
 a timetable. A moment is drawn from it as an event and a time after that event, so that it is hit also where the
-machine is slower or faster than it was when the timetable was made.
+machine is slower or faster than it was when the timetable was made. A thread of the run itself sends the signal: a
+process that waits for the event from outside is late, most of all on a machine with much to do.
 """
 
 import json
+import os
 import random
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +25,7 @@ START, STEP, SAVE, VALIDATION, EVALUATION = "start", "step", "save", "validation
 CACHE = "teacher cache"  # filled at the start
 PLACES = (START, CACHE, STEP, SAVE, VALIDATION, EVALUATION)
 LAST = 10**9  # the step of what comes after the last one
+SENT = "signal"
 BETWEEN = "between"  # after one of them and before the next
 
 
@@ -55,13 +59,22 @@ class Hit:
     ended_s: float  # from the signal to the end of the process
 
 
-def telling(path: Path) -> None:
-    """Have this process write its life to `path`: called in a new process (`before` of runs.start)."""
+def telling(path: Path, moment: Moment | None = None, number: int = 0) -> None:
+    """Have this process write its life to `path`, and its group be sent the signal `number` at `moment`: called in a
+    new process (`before` of runs.start)."""
     step = 0
 
     def tell(place: str, entered: bool) -> None:
+        event = Event(place, step, entered, time.monotonic())
         with path.open("a") as file:  # whole and at once: the process may be killed at any moment
-            file.write(json.dumps([place, step, entered, time.monotonic()]) + "\n")
+            file.write(json.dumps([event.place, event.step, event.entered, event.at_s]) + "\n")
+        if moment is not None and event.is_of(moment.after):
+            threading.Thread(target=send, args=(moment.after_s,), daemon=True).start()
+
+    def send(after_s: float) -> None:
+        time.sleep(after_s)
+        tell(SENT, True)
+        os.killpg(os.getpid(), number)
 
     @contextmanager
     def inside(place: str) -> Iterator[None]:
@@ -153,18 +166,13 @@ def interrupt(root: Path, out: Path, moment: Moment, number: int, *overrides: st
     """
     path = out.with_suffix(".life")
     path.unlink(missing_ok=True)
-    run = runs.start(root, out, *overrides, before=partial(telling, path))
-    while run.process.is_alive() and not any(event.is_of(moment.after) for event in told(path)):
-        time.sleep(0.002)
-    run.process.join(moment.after_s)
-    sent_at = time.monotonic()
-    run.signal(number)
-    status = run.end(600)
-    ended_s = time.monotonic() - sent_at
-    if status not in (-number, 128 + number):
+    run = runs.start(root, out, *overrides, before=partial(telling, path, moment, number))
+    status, life = run.end(600), told(path)
+    ended_at = time.monotonic()
+    sent = next((i for i, event in enumerate(life) if event.place == SENT), None)
+    if sent is None or status not in (-number, 128 + number):
         return run, None
-    before = [event for event in told(path) if event.at_s <= sent_at]
-    return run, Hit(where(before[-1]) if before else START, status, ended_s)
+    return run, Hit(where(life[sent - 1]), status, ended_at - life[sent].at_s)
 
 
 def reached(out: Path) -> tuple[int, int]:

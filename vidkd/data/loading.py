@@ -133,7 +133,7 @@ class Loader(DataLoader[Any]):
             batch_sampler=keys,  # pyright: ignore[reportArgumentType]
             collate_fn=collate,
             num_workers=workers,
-            # Twice half of it: one half may pass while a scheduler, or a person at a terminal, has stopped all processes
+            # Twice half of it: one half may pass while a scheduler, or a person at a terminal, has stopped them all
             timeout=timeout_s / 2 if workers else 0,
             worker_init_fn=_start_worker,
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
