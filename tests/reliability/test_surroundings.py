@@ -17,7 +17,7 @@ import vidkd
 from conftest import REPOSITORY
 from reliability import runs
 from small_run import KD, SMALL, lines, same, tensors
-from vidkd import checkpoint, config_file, run_dir, train, trained
+from vidkd import checkpoint, config_file, evaluation, run_dir, train, trained
 from vidkd.errors import ConfigError, VidkdError
 
 PLAIN = ("methods=[]", "teacher=null")
@@ -230,3 +230,19 @@ def test_a8_a_lock_says_who_and_is_said_to_the_next(make, tmp_path):
     (run.out_dir / ".lock").write_bytes(b"\xff\xfe" + b"x" * 10_000)
     train.train(run, stop=2)
     assert json.dumps(str(run.out_dir))  # the folder is as it was
+
+
+def test_h3_asking_git_for_the_commit_leaves_the_source_tree_alone(tmp_path, monkeypatch):
+    """A plain `git status` locks the index and writes it; killed at that moment, it stays locked."""
+    source = tmp_path / "vidkd" / "__init__.py"
+    source.parent.mkdir()
+    source.write_text("x = 1\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *command], check=True)
+    os.utime(source, (1, 1))  # what makes git write its index anew
+    before = (tmp_path / ".git" / "index").read_bytes()
+    monkeypatch.setattr(vidkd, "__file__", str(source))
+    said = evaluation.git_commit()
+    assert said is not None and len(said) == 40
+    assert (tmp_path / ".git" / "index").read_bytes() == before
