@@ -81,12 +81,15 @@ def test_c3_they_are_counted_over_all_processes(broken, tmp_path):
 
 
 @pytest.mark.slow
-def test_c3_a_test_video_is_never_replaced(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "how"), [("test_003", ()), ("val_003", ("data.val=val", "train.eval_every={steps: 3}"))]
+)
+def test_c3_a_video_that_is_scored_is_never_replaced(tmp_path, name, how):
     root = tiny_set.make(tmp_path / "set")
-    spoil(root / "test_003.mp4")
-    run = runs.run(root, tmp_path / "run", *SKIP, base=PLAIN)
+    spoil(root / f"{name}.mp4")
+    run = runs.run(root, tmp_path / "run", *SKIP, *how, base=PLAIN)
     assert run.process.exitcode == 2
-    assert "test_003.mp4" in run.said() and not (tmp_path / "run" / "results.json").exists()
+    assert f"{name}.mp4" in run.said() and not (tmp_path / "run" / "results.json").exists()
 
 
 def test_c4_a_clip_that_hangs_is_named(root, tmp_path):
