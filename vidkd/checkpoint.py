@@ -25,6 +25,7 @@ Groups = Mapping[str, Mapping[str, Tensor]]  # file stem -> name -> tensor
 KEPT = 2
 NAME = re.compile(r"step(\d{8,})")
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError)
+MANIFEST_BYTES = 64_000_000  # more than the names of a million clips: anything else is a mistake or an attack
 ASIDE = "aside-"  # before the name of one that a run resumed from an older one will not read again
 
 
@@ -113,7 +114,7 @@ def newest(folder: Path) -> tuple[Saved, list[str]] | None:
 def read(path: Path) -> Saved:
     """The checkpoint in the folder `path`; DataError, naming the file, for anything in it that is not as it was."""
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
+        manifest = json.loads(_content(path / "manifest.json", MANIFEST_BYTES))
         if (stated := manifest.pop("sha256", None)) is None:
             raise DataError(f"{path / 'manifest.json'}: has no checksum of its own (was an older vidkd at work?)")
         if stated != _digest(manifest):
@@ -122,12 +123,14 @@ def read(path: Path) -> Saved:
         for name, expected in manifest["files"].items():
             if Path(name).name != name:
                 raise DataError(f"{path / 'manifest.json'}: {name!r} is no file of this folder")
-            content = (path / name).read_bytes()
+            content = _content(path / name, expected["bytes"])
             if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
                 raise DataError(f"{path / name}: its checksum is not the one in manifest.json")
             groups[Path(name).stem] = safetensors.torch.load(content)
         if (named := NAME.fullmatch(path.name)) and int(named[1]) != manifest["step"]:
             raise DataError(f"{path}: holds the checkpoint of step {manifest['step']}")
+        if type(manifest["step"]) is not int or not isinstance(manifest["state"], dict) or not groups:
+            raise DataError(f"{path / 'manifest.json'}: names no step, no state or no file")
         return Saved(path, manifest["step"], groups, manifest["state"])
     except UNREADABLE as error:
         if isinstance(error, DataError):
@@ -211,15 +214,27 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def opener(path: str, flags: int) -> int:
+    """For `open`: never through a link, which somebody may have planted in a folder that others can write to."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def _write(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        with path.open("wb") as file:
+        with open(path, "wb", opener=opener) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:  # of a full disk, Python does not say where
         raise OSError(error.errno, error.strerror, str(path)) from None
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _content(path: Path, most: int) -> bytes:
+    """What a file of at most `most` bytes holds; DataError for a bigger one, and for none (a pipe never ends)."""
+    if path.exists() and (not path.is_file() or path.stat().st_size > most):
+        raise DataError(f"{path}: is no file of at most {most:,} bytes")
+    return path.read_bytes()
 
 
 def _digest(manifest: dict[str, Any]) -> str:

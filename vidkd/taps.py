@@ -88,19 +88,21 @@ class Input:
 
     mean: tuple[float, ...] = (0.45, 0.45, 0.45)  # RGB, or flow along x and y, in 0..1; of features, each channel's
     std: tuple[float, ...] = (0.225, 0.225, 0.225)
-    frames: int | None = None  # the only clip length it takes; None: any from min_frames on
-    size_px: int | None = None  # the only side it takes; None: any from min_size_px on
+    frames: int | None = None  # the only clip length it takes, of its option `frames`; None: any from min_frames on
+    size_px: int | None = None  # the only side it takes, of its option `size_px`; None: any from min_size_px on
     min_frames: int = 1
     min_size_px: int = 1
     frames_multiple: int = 1
 
     def check(self, network: str, frames: int, size_px: int) -> None:
         """ConfigError if the network cannot take clips of `frames` frames and `size_px` pixels a side."""
-        wrong = []
+        wrong, options = [], {}
         if self.frames is not None and frames != self.frames:
             wrong.append(f"takes {self.frames} frames, not {frames}")
+            options["frames"] = frames
         if self.size_px is not None and size_px != self.size_px:
             wrong.append(f"takes {self.size_px} px a side, not {size_px}")
+            options["size_px"] = size_px
         if frames < self.min_frames:
             wrong.append(f"needs at least {self.min_frames} frames, not {frames}")
         if frames % self.frames_multiple:
@@ -108,7 +110,9 @@ class Input:
         if size_px < self.min_size_px:
             wrong.append(f"needs at least {self.min_size_px} px a side, not {size_px}")
         if wrong:
-            raise ConfigError(f"{network} {'; '.join(wrong)}")
+            said = ", ".join(f"{name}: {value}" for name, value in options.items())
+            hint = f"; `options: {{{said}}}` of its section builds it for them" if options else ""
+            raise ConfigError(f"{network} {'; '.join(wrong)}{hint}")
 
 
 class Tapped(nn.Module):
