@@ -121,7 +121,7 @@ def fake_bench(out: Path, root: Path, rows: dict[str, float], seeds: tuple[int, 
     return out
 
 
-def said_cost(cell: grid.Cell, _num_classes: int) -> dict:
+def said_cost(cell: grid.Cell, _num_classes: int, _known: dict) -> dict:
     """The cost that the fake run said, in place of a measurement."""
     return json.loads((cell.out / "results.json").read_text())["student"]["cost"]
 
