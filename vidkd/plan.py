@@ -26,7 +26,7 @@ from vidkd.distiller import Trainee
 from vidkd.errors import Mistakes
 from vidkd.methods._maps import dead_share
 from vidkd.models import cost
-from vidkd.stopwatch import Stopwatch
+from vidkd.stopwatch import PARTS, Stopwatch
 from vidkd.taps import Frozen, Tapped
 from vidkd.tasks._base import BaseTask
 from vidkd.types import ClipBatch, View
@@ -35,7 +35,6 @@ Rows = list[list[str]]
 Answers = tuple[View, View | None]  # of the student and of the teacher, to one batch
 WIDTH = 100  # columns of the text
 DEAD, SMALL = 0.05, 16  # share of maps without a direction, and numbers a map, from which on there is something to say
-PARTS = ("data", "teacher", "student", "methods", "backward", "optimiser")  # of a step, as the trainer times them
 
 
 def main(argv: list[str]) -> int:
