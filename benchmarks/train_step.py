@@ -26,11 +26,10 @@ from vidkd import config_file, distiller, teacher_cache, trained, trainer
 from vidkd.data import index
 from vidkd.data.index import Part
 from vidkd.section import in_steps
-from vidkd.stopwatch import Stopwatch
+from vidkd.stopwatch import PARTS, Stopwatch
 
 METHODS = "[{kind: logits, weights: {kd: 0.9}}, {kind: feature_consistency, form: both, faithful: false}]"
 ALONE = "student alone"
-PARTS = ("data", "teacher", "student", "methods", "backward", "optimiser")
 
 
 def main() -> None:

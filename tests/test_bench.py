@@ -76,6 +76,7 @@ def test_a_grid_makes_a_table(ran):
     rows = json.loads((ran / "grid" / "bench.json").read_text())["rows"]
     assert [row["protocol"]["coverage"] for row in rows] == [{"scored": 5, "expected": 5}] * 3
     assert all(row["training_s"] > 0 and row["parameters"] > 0 and row["clips_per_s"] > 0 for row in rows)
+    assert len({row["clips_per_s"] for row in rows}) == 1  # one network at one size: measured once
     assert "gain" in rows[2]
     assert "gain" not in rows[1]
     assert len((ran / "grid" / "table.csv").read_text().splitlines()) == 4

@@ -7,7 +7,7 @@ import pytest
 
 import tiny_set
 from conftest import CONFIGS, REPOSITORY
-from test_report import fake_run, said_cost
+from fake_runs import fake_run, said_cost
 from vidkd import cli
 from vidkd.bench import __main__ as bench_main
 from vidkd.bench import grid, run, table

@@ -26,12 +26,18 @@ def said(root, *overrides):
 
 def test_sizes_adapters_and_hours(root):
     text = said(root)
-    assert re.search(r"early \[T, H, W, C\] +8 x 16 x 16 x 8 +8 x 24 x 24 x 16\n", text)
+    assert re.search(r"early \[T, H, W, C\] +8x16x16x8 +8x24x24x16\n", text)
     assert re.search(r"GMACs a clip +0\.019 +0\.153\n", text)
     assert re.search(
-        r"feature_consistency +late 4 x 4 x 4 x 32 +late 4 x 6 x 6 x 64 .*projected to 64.* 2,048 +0\.\d{3}\n", text
+        r"feature_consistency +2,048 +0\.\d{3} +late(_signed)? 4x4x4x32 +late(_signed)? 4x6x6x64\n +joined by .*"
+        r"projected to 64",
+        text,
     )
-    assert re.search(r"feature_decoder +early 8 x 16 x 16 x 8 +input 8 x 48 x 48 x 3 +decoders \(per_frame\)", text)
+    assert re.search(
+        r"feature_decoder +[\d,]+ +0\.\d{3} +early 8x16x16x8 +input 8x48x48x3\n +joined by decoders \(per_frame\)", text
+    )
+    assert max(map(len, text.splitlines())) <= plan.WIDTH
+    text = " ".join(text.split())
     assert re.search(r"memory: \d+\.\d GiB", text)
     assert re.search(r"a step takes \d+\.\d\d s here \(.*teacher \d+ %.*\); 100 steps: ", text)
     assert "with teacher.cache={views: 8} a step would take 0." in text
@@ -42,18 +48,44 @@ def test_sizes_adapters_and_hours(root):
 
 def test_when_a_cache_pays(root, tmp_path):
     cache = f"teacher.cache={{views: 20, dir: {tmp_path}}}"
-    text = said(root, cache)
+    text = " ".join(said(root, cache).split())
     assert "logits + late of 20 views of 24 clips" in text
     assert re.search(
         r"as long as the live teacher in 20 epochs; after these .* this run has 17: it pays from the next run on", text
     )
-    assert "it pays in this run" in said(root, cache, "train.steps=1000")
+    assert "it pays in this run" in " ".join(said(root, cache, "train.steps=1000").split())
 
 
 def test_a_run_without_a_teacher(root):
     text = said(root, "teacher=null", "methods=[]")
     assert "joined by" not in text
     assert "teacher" not in text.partition("steps on")[2]
+
+
+def methods(tap):
+    compared = {"kind": "feature_consistency", "student_tap": tap, "teacher_tap": tap, "faithful": False}
+    return f"methods={json.dumps([compared])}"
+
+
+def test_maps_without_a_direction_are_counted_and_mended(root):
+    text = " ".join(said(root, methods("late"), "student.view.size_px=16").split())
+    assert re.search(
+        r"careful: methods\.0 \(feature_consistency\) compares directions, and no late map of the student is negative "
+        r"anywhere: in this batch \d+% of them \(2x2\) are all zero .* ReLU: methods\.0\.student_tap=late_signed",
+        text,
+    )
+    assert "careful" not in said(root, methods("early"))  # 16 x 16 and 24 x 24: hardly any is all zero
+    assert "careful" not in said(root, methods("late_signed"), "student.view.size_px=16")
+    early = " ".join(said(root, methods("middle"), "student.view.size_px=8").split())
+    assert "student.taps={signed: {path: <the block's last ReLU>, listen: input}} methods.0.student_tap=signed" in early
+
+
+def test_a_clip_a_network_cannot_take_is_named_with_the_overrides_that_mend_it(root):
+    text = r"student: mvit_v2_s takes 16 frames, not 8; takes 224 px a side, not 32; set student.view.frames=16 "
+    text += r"student.view.size_px=224, or student.options=\{frames: ..., size_px: ...\} to build it for other clips"
+    teacher = r"teacher: slowfast_r50 needs a multiple of 4 frames, not 6; set teacher.view.frames=8$"
+    with pytest.raises(ConfigError, match=f"(?s){text}.*{teacher}"):
+        said(root, "student.name=mvit_v2_s", "student.options={}", "teacher.name=slowfast_r50", "teacher.view.frames=6")
 
 
 def test_the_command(root, capsys):

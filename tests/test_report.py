@@ -5,125 +5,18 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
-import torch
 
 import tiny_set
+from fake_runs import fake_bench
 from vidkd import cli, config_file, log
-from vidkd.bench import grid, table
-from vidkd.config import Run
-from vidkd.data import index
+from vidkd.bench import grid
 from vidkd.errors import ConfigError, DataError
 from vidkd.report import __main__ as report
-from vidkd.report import cards, charts, material, page, svg
-from vidkd.results import write_predictions
-from vidkd.tasks import recognition
-from vidkd.tasks._base import Scored
-
-TIMES = {"time/step_s": 0.1, "time/data_s": 0.02, "time/student_s": 0.03, "time/backward_s": 0.04}
-COSTS = {"student": (11_000, 0.02, 900.0), "teacher": (340_000, 0.61, 41.0)}
-
-
-def a_run(out: Path, root: Path, *, teacher: bool, seed: int = 0) -> Run:
-    """A configuration; never trained."""
-    network = "tiny16" if out.parent.name == "teacher" else "tiny4"
-    said = {
-        "name": out.parent.name,
-        "out": str(out),
-        "seed": seed,
-        "task": {"kind": "recognition"},
-        "data": {"root": str(root), "clip": {"frames": 8}},
-        "student": {"name": network, "view": {"size_px": 16, "frames": 4}},
-        "optim": {"kind": "sgd", "lr": 0.1},
-        "train": {"steps": 200, "batch_size": 4},
-    }
-    if teacher:
-        said["teacher"] = {"name": "tiny16", "view": {"size_px": 32}}
-        said["methods"] = [{"kind": "logits"}]
-    return config_file.parse(said, "test")
-
-
-def scored(data_set: index.Index, skill: float, seed: int) -> Scored:
-    """Answers that are the likelier right the more `skill`."""
-    part = data_set.part("split1", "test")
-    label = torch.tensor([part[i].label for i in range(len(part))])
-    noise = torch.randn(len(part), 1, len(data_set.classes), generator=torch.Generator().manual_seed(seed))
-    logits = noise + skill * torch.nn.functional.one_hot(label, len(data_set.classes))[:, None]
-    return Scored(part.names(), label, {"logits": logits})
-
-
-def fake_run(out: Path, root: Path, skill: float, seed: int, *, teacher: bool) -> None:
-    """All that a finished run leaves, but for its weights."""
-    out.mkdir(parents=True)
-    run, data_set = a_run(out, root, teacher=teacher, seed=seed), index.read(root)
-    task = recognition.Task(recognition.Config(kind="recognition"), data_set.classes)
-    results = {"name": run.name, "seed": seed, "training_s": 100.0 + seed, "environment": environment()}
-    for who, network in (("student", run.student), ("teacher", run.teacher)):
-        if network is None:
-            continue
-        answers = scored(data_set, skill if who == "student" else 3.0, seed if who == "student" else 99)
-        parameters, gmacs, clips_per_s = COSTS[who if out.parent.name != "teacher" else "teacher"]
-        results[who] = task.results(answers) | {
-            "protocol": protocol(run, data_set, network.name, network.view.size_px),
-            "cost": {"parameters": parameters, "gmacs": gmacs, "clips_per_s": clips_per_s, "clips_per_s_is": "bare"},
-        }
-        write_predictions(out / f"{who}_predictions.csv", task, answers)
-    (out / "results.json").write_text(json.dumps(results))
-    (out / "config.yaml").write_text(config_file.dump(run))
-    rng = torch.Generator().manual_seed(seed)
-    lines = []
-    for step in range(10, 201, 10):
-        noise = torch.rand(2, generator=rng).tolist()
-        terms = {"loss/label": 2 / (1 + step / 60) + noise[0] / 4}
-        terms |= {"loss/logits/kd": 3 / (1 + step / 30) + noise[1] / 3} if teacher else {}
-        lines.append({"step": step, **terms, "loss/total": sum(terms.values()), **TIMES})
-    (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def protocol(run: Run, data_set: index.Index, network: str, size_px: int) -> dict:
-    n = len(data_set.part("split1", "test"))
-    return {
-        "data_set": data_set.name, "index_sha256": data_set.checksum(), "split": "split1", "part": "test",
-        "coverage": {"scored": n, "expected": n}, "network": network, "frames": 8, "stride": 1, "size_px": size_px,
-        "degrade": run.student.view.degrade.model_dump(mode="json"), "clips": 1, "crops": 1, "mixed_precision": "no",
-        "decoder": "auto",
-    }  # fmt: skip
-
-
-def environment() -> dict:
-    return {"vidkd": "0.1", "python": "3.11", "packages": {"torch": "2.10"}, "git_commit": None, "cuda": None}
-
+from vidkd.report import cards, gains, material, page, svg
 
 ROWS = {"student alone": 0.9, "KD & <fmd>": 1.7, "weak": 0.8}
-
-
-def fake_bench(out: Path, root: Path, rows: dict[str, float], seeds: tuple[int, ...] = (0, 1, 2)) -> Path:
-    """A finished bench: the first of the rows is the baseline; bench.json is written as vidkd.bench writes it."""
-    bench = grid.Bench.model_validate(
-        {
-            "name": "fake <grid>",
-            "out": out,
-            "first": [{"name": "teacher", "config": "configs/t.yaml"}],
-            "rows": [{"name": name, "config": "configs/k.yaml", "set": {"optim.lr": 0.1}} for name in rows],
-            "seeds": seeds,
-            "baseline": next(iter(rows)),
-        }
-    )
-    for cell in grid.cells(bench, bench.first):
-        fake_run(cell.out, root, 3.0, cell.seed, teacher=False)
-    for cell in grid.cells(bench, bench.rows):
-        fake_run(cell.out, root, rows[cell.row.name], cell.seed, teacher=cell.row.name != bench.baseline)
-    with patch.object(table, "speed", said_cost):
-        summary = {"bench": bench.model_dump(mode="json"), "rows": table.rows_of(bench)}
-    (out / "bench.json").write_text(json.dumps(summary))
-    return out
-
-
-def said_cost(cell: grid.Cell, _num_classes: int) -> dict:
-    """The cost that the fake run said, in place of a measurement."""
-    return json.loads((cell.out / "results.json").read_text())["student"]["cost"]
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +30,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def own(made: tuple[Path, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(made[0], tmp_path / "grid"))
+
+
+PROBE = (
+    "left out: Motion or appearance: python -m vidkd.probe {} finds it out, and how other resolutions and frames do."
+)
 
 
 class Checker(HTMLParser):
@@ -189,7 +87,7 @@ def test_a_bench_page_holds_every_section(own, capsys):
     m = material.read(own)
     assert f"from {m.rows[0].line['top1']:.1%} to {m.rows[1].line['top1']:.1%} top-1" in text
     assert "best of 2 rows" in text
-    assert "31 times the parameters" in text
+    assert "31 times as many parameters and needs 30 times as many GMACs as the student" in text
     assert text.count("data:image/webp;base64,") >= 8
     for row in m.lines:
         assert f"{row.line['top1']:.1%}" in text
@@ -205,7 +103,7 @@ def test_text_from_files_is_escaped(own):
 def test_a_run_page_has_no_comparison(made, tmp_path, capsys):
     run = Path(shutil.copytree(made[0] / "kd_fmd" / "seed1", tmp_path / "run"))
     text = written(run)
-    assert "left out" not in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[:-1] == [PROBE.format(run)]
     assert "Learning curves" in text and "Some test videos" in text
     assert "gained" not in text and "Fixed" not in text
     assert f"python -m vidkd.train {run}/config.yaml" in text
@@ -254,7 +152,7 @@ def test_an_unfinished_run_shows_its_curves(made, tmp_path):
 def test_a_run_without_teacher(made, tmp_path):
     run = Path(shutil.copytree(made[0] / "student_alone" / "seed0", tmp_path / "run"))
     text = written(run)
-    assert "Left out" not in text
+    assert f"<dl><dt>Motion or appearance</dt><dd>python -m vidkd.probe {run} finds it out" in text
     assert "The teacher" not in text
 
 
@@ -296,11 +194,6 @@ def test_a_broken_bench_is_named(tmp_path, said):
         material.read(tmp_path)
 
 
-def test_folders_are_named_as_the_bench_names_them():
-    for name in ("student alone", "KD & <fmd>", "112 px, 16 frames"):
-        assert material.slug(name) == grid.slug(name)
-
-
 def test_commands_are_those_of_the_bench(made):
     m, text = material.read(made[0]), page.page(material.read(made[0]))[0]
     bench = grid.Bench.model_validate(json.loads((made[0] / "bench.json").read_text())["bench"])
@@ -321,71 +214,17 @@ def test_a_loss_of_a_teacher_wins_nothing(own):
     assert "may be chance" in text
 
 
-@pytest.mark.parametrize(
-    ("scale", "ticks"),
-    [
-        (svg.Scale(0, 1), [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (svg.Scale(0.5, 0.75), [0.5, 0.55, 0.6, 0.65, 0.7, 0.75]),
-        (svg.Scale(0.2, 3, log=True), [0.2, 0.5, 1, 2]),
-        (svg.Scale(0.5, 300, log=True), [1, 10, 100]),
-    ],
-)
-def test_ticks_are_round(scale, ticks):
-    assert scale.ticks() == pytest.approx(ticks)
-    assert all(0 <= scale(v) <= 100 + 1e-6 for v in ticks)
-
-
-def test_labels_keep_apart():
-    places = charts._apart([10, 11, 12, 90], 15, 100)
-    assert places == [10, 25, 40, 90]
-    assert charts._apart([95, 97], 15, 100)[-1] <= 100
-
-
-def test_curves_leave_out_what_is_not_a_number():
-    drawn = charts.curves("loss", [[(1.0, float("nan")), (2.0, 1.0), (3.0, 0.5)]], "baseline")
-    assert "nan" not in drawn
-    assert charts.curves("loss", [[(1.0, float("inf"))]], "baseline") == ""
-
-
-def test_one_step_is_a_curve_too():
-    assert "nan" not in charts.curves("loss", [[(0.0, 2.0)]], "baseline")
-
-
-def test_many_classes_stay_small():
-    k = 101
-    dense = [[1.0 + 50 * (i == j) for j in range(k)] for i in range(k)]
-    assert len(charts.confusion(dense, [f"class {i}" for i in range(k)], "")) < 1_500_000
-    rows = [charts.Dots(f"class {i}", [("baseline", 0.2), ("teacher", 0.9)]) for i in range(k)]
-    assert len(charts.dot_rows(rows, "")) < 200_000
-
-
 def test_a_baseline_alone_has_nothing_to_compare(made, tmp_path, capsys):
     folder = fake_bench(tmp_path / "grid", made[1], {"student alone": 1.0}, seeds=(0,))
     text = written(folder)
-    assert capsys.readouterr().out.count("left out") == 1
+    assert capsys.readouterr().out.splitlines()[1:-1] == [PROBE.format(folder)]
     assert "no row to compare" in text
     assert "gained" not in text
-
-
-def test_long_curves_are_thinned():
-    drawn = charts.curves("loss", [[(float(i), 1 / (i + 1)) for i in range(5000)]], "baseline")
-    points = re.findall(r'points="([^"]*)"', drawn)
-    assert all(len(p.split()) <= charts.POINTS for p in points)
 
 
 def test_read_is_what_log_reads(made):
     cell = material.read(made[0]).rows[0].cells[0]
     assert cell.metrics == log.read(cell.dir)
-
-
-def test_the_front_is_what_no_other_beats():
-    """By hand: b is dearer than a and worse; d is dearer than c and no better."""
-    places = {"a": (1, 0.5), "b": (2, 0.4), "c": (3, 0.7), "d": (4, 0.7)}
-    points = [charts.Point(name, "distilled", x, y) for name, (x, y) in places.items()]
-    assert [p.name for p in charts.front(points, "less")] == ["a", "c"]
-    assert [p.name for p in charts.front(points, "more")] == ["d"]
-    drawn = charts.scatter(points, "", "GMACs", "less")
-    assert drawn.count('class="front"') == 1
 
 
 def test_where_the_time_went_adds_up(made):
@@ -403,7 +242,7 @@ def probed(folder: Path, values: dict[str, float], sizes: dict[int, float]) -> N
 
 
 def test_probes_say_how_much_of_the_gain_is_motion(own):
-    assert "Motion or appearance" not in written(own)
+    assert "<h2>Motion or appearance</h2>" not in written(own)
     for seed in range(3):
         alone = {"as_is": 0.40, "shuffled": 0.35, "static": 0.30}
         probed(own / "student_alone" / f"seed{seed}", alone, {})
@@ -412,6 +251,11 @@ def test_probes_say_how_much_of_the_gain_is_motion(own):
     assert "Of the +20.0 points that KD &amp; &lt;fmd&gt; has over student alone, +10.0 are left" in text
     assert "+5.0 when one stands still: about 75 % of the gain needs motion." in text
     assert "4 frames of 16 px: 60.0%; 4 frames of 24 px: 55.0%" in text
+
+
+def test_a_teacher_of_the_same_network_has_as_many_parameters():
+    teacher, student = {"parameters": 12_308_789, "gmacs": 6.98}, {"parameters": 12_308_789, "gmacs": 0.92}
+    assert gains.cheaper(teacher, student) == "has as many parameters and needs 7.6 times as many GMACs as the student."
 
 
 def test_gains_by_class_have_intervals(made):

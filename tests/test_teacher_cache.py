@@ -2,15 +2,21 @@
 
 import fcntl
 import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import cosine_similarity
 
 import tiny_set
-from conftest import CONFIGS
+from conftest import CONFIGS, REPOSITORY
 from vidkd import cache, config_file, distiller, teacher_cache, teacher_store
 from vidkd.data import index
 from vidkd.errors import ConfigError, DataError
@@ -100,13 +106,34 @@ def test_an_interrupted_build_goes_on(opened, tmp_path):
     assert len(sorted((tmp_path / "cache").glob("*/logits/*.json"))) == 6
 
 
-def test_one_flipped_bit_in_a_tap_is_found(opened, tmp_path):
-    opened(Reads(["late"]))
-    shard = next((tmp_path / "cache").glob("*/late/a0001_c00001.safetensors"))
+def flipped(shard):
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(DataError, match="its checksum is wrong; delete"):
+
+
+def cut(shard):
+    shard.write_bytes(shard.read_bytes()[:-10])
+
+
+def of_other_clips(shard):
+    shutil.copyfile(other := shard.with_name("a0001_c00002.safetensors"), shard)
+    shutil.copyfile(other.with_suffix(".json"), shard.with_suffix(".json"))
+
+
+DAMAGE = {
+    flipped: "its checksum is wrong; delete",
+    cut: "its checksum is wrong; delete",
+    Path.unlink: "cannot be read .*; delete",
+    of_other_clips: "not the clips of this data set; delete",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_tap_that_is_not_whole_is_found(opened, tmp_path, damage):
+    opened(Reads(["late"]))
+    damage(next((tmp_path / "cache").glob("*/late/a0001_c00001.safetensors")))
+    with pytest.raises(DataError, match=DAMAGE[damage]):
         opened(Reads(["late"]))
 
 
@@ -131,6 +158,25 @@ def test_pooled_taps(opened):
     for stored, live in replayed_and_live(found, *rest):
         expected = torch.nn.functional.adaptive_avg_pool3d(live.taps["late"], (2, 1, 1))
         torch.testing.assert_close(stored.taps["late"], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("section", [{"dtype": "int8"}, {"dtype": "fp16"}, {"dtype": "fp32", "pool": "[2, 1, 1]"}])
+def test_the_announced_size_is_that_of_what_is_stored(opened, tmp_path, section):
+    _, said, *_ = opened(Reads(["late"]), **section)
+    shards = [load_file(path) for path in (tmp_path / "cache").rglob("*.safetensors")]
+    stored = sum(tensor.nbytes for shard in shards for tensor in shard.values())
+    assert f"{stored // 24:,} bytes a clip" in said[0]
+
+
+def test_what_is_lost_by_storing_it_so_is_said(opened):
+    def error(**section):
+        return float(re.search(r"own\): .*late ([\d.e+-]+)", opened(Reads(["late"]), **section)[0].verdict)[1])
+
+    assert error(dtype="fp32") < 0.001 < error(dtype="fp16") < 0.1 < error(dtype="int8") < 2
+    assert error(dtype="fp32", pool="[2, 1, 1]") > 20  # most of a map is where in the picture it is
+    live = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
+    pooled = live.mean((2, 3), keepdim=True)
+    assert teacher_cache.lost_share(live, pooled) == pytest.approx((5 / 30) ** 0.5)  # 5: the squares about 2.5
 
 
 def test_int8_by_hand():
@@ -183,6 +229,28 @@ def test_the_command(root, tmp_path, capsys):
     assert "0 of 1 shards to build" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"it has no teacher\.cache section"):
         cache.main([str(KD)])
+
+
+@pytest.mark.slow
+def test_two_processes_build_what_one_does(root, tmp_path):
+    def words(folder):
+        section = f"teacher.cache={{views: 3, taps: [late], dir: {tmp_path / folder}}}"
+        return [str(KD), *SMALL, f"data.root={root}", "teacher.allow_weak=true", section]
+
+    assert cache.main(words("one")) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "vidkd.cache"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, *words("two")], env=env, capture_output=True, text=True, cwd=REPOSITORY, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("3 of 3 shards to build") == 1
+    one, two = ({p.relative_to(tmp_path / f): p for p in (tmp_path / f).rglob("*.safetensors")} for f in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert len(one) == 2 * 3  # logits and late, of three views
+    for name, path in one.items():
+        for tensor, expected in load_file(path).items():
+            torch.testing.assert_close(load_file(two[name])[tensor], expected)
 
 
 def _hold(path: Path, held, release) -> None:

@@ -1,7 +1,5 @@
 """The smallest that every network of the zoo can be made and shown."""
 
-import inspect
-
 from vidkd import models
 from vidkd.taps import Tapped
 
@@ -10,8 +8,7 @@ BIG = {"csn_r101", "slowfast_r50", "slowfast_r101", "swin3d_s", "swin3d_b", "x3d
 
 def smallest_options(name: str) -> dict[str, int]:
     """Networks that are built for one clip length and size are built for the least."""
-    options = inspect.signature(models.zoo()[name]).parameters
-    return {"frames": 2, "size_px": 32} if {"frames", "size_px"} <= options.keys() else {}
+    return {"frames": 2, "size_px": 32} if {"frames", "size_px"} <= models.options_of(name).keys() else {}
 
 
 def smallest_clip(network: Tapped) -> tuple[int, int]:

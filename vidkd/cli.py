@@ -1,11 +1,14 @@
 """What every command does around its main function: mistakes that a person can mend end in one message and exit 2."""
 
+import argparse
 import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 from vidkd.errors import VidkdError
 from vidkd.signals import Interrupted
@@ -15,6 +18,12 @@ WRONG = 2  # as argparse: what was asked for cannot be done
 INTERRUPTED = 130  # 128 + SIGINT
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def add_window_options(parser: argparse.ArgumentParser) -> None:
+    """--batch and --device, of a command whose network looks at the windows of a video."""
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="windows at a time (default: 8)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def run_main(main: Callable[[list[str]], int], argv: list[str]) -> int:

@@ -67,14 +67,19 @@ def method_keys(kinds: Sequence[str]) -> list[str]:
     return keys
 
 
-def build_network(section: Network, num_classes: int, frames: int) -> tuple[Tapped, weights.Account | None]:
+def build_network(
+    section: Network, num_classes: int, frames: int, who: str = "student"
+) -> tuple[Tapped, weights.Account | None]:
     """The network that `section` describes with its weights, and the account of how they were loaded.
 
-    `frames` is data.clip.frames, the clip length where the view does not say its own.
+    `frames` is data.clip.frames, the clip length where the view does not say its own; `who` is the section's name.
     """
     network = models.build(section.name, num_classes, **section.options)
     network.clip = (section.view.frames or frames, section.view.size_px)
-    network.input.check(section.name, *network.clip)
+    try:
+        network.input.check(section.name, *network.clip)
+    except ConfigError as error:
+        raise ConfigError(f"{who}: {error}; set {_remedy(who, section, network)}") from None
     for name, tap in section.taps.items():
         network.add_tap(name, Tap(tap.path, None, listen=tap.listen))
     attention.attach(network, section.attention, *network.clip)
@@ -82,6 +87,15 @@ def build_network(section: Network, num_classes: int, frames: int) -> tuple[Tapp
         return network, None
     loaded = weights.load(network, section.weights, section.adapt, section.reset_head, section.reset_attention)
     return network, loaded
+
+
+def _remedy(who: str, section: Network, network: Tapped) -> str:
+    """The overrides that show `network` a clip it can take, or build it for the one it is shown."""
+    assert network.clip is not None
+    keys = zip(("frames", "size_px"), network.clip, network.input.nearest(*network.clip), strict=True)
+    overrides = " ".join(f"{who}.view.{key}={right}" for key, shown, right in keys if shown != right)
+    built_for_one = {"frames", "size_px"} <= models.options_of(section.name).keys()
+    return overrides + f", or {who}.options={{frames: ..., size_px: ...}} to build it for other clips" * built_for_one
 
 
 def build_task(run: Run, classes: tuple[str, ...]) -> BaseTask:
@@ -116,7 +130,7 @@ def build(run: Run, num_classes: int) -> tuple[Trainee, Frozen | None, list[str]
         if section is None:
             continue
         with mistakes.noted():
-            networks[who], account = build_network(section, num_classes, run.data.clip.frames)
+            networks[who], account = build_network(section, num_classes, run.data.clip.frames, who)
             if account is not None:
                 accounts.append(f"{who} {section.name}: {account}")
     mistakes.raise_any()

@@ -70,7 +70,7 @@ def evaluate(run: Run, weights: Path, part: str, out: Path, *, student_only: boo
         print(account)
     teacher = None
     if run.teacher and not student_only:
-        network, _ = distiller.build_network(run.teacher, len(data_set.classes), run.data.clip.frames)
+        network, _ = distiller.build_network(run.teacher, len(data_set.classes), run.data.clip.frames, "teacher")
         teacher = Frozen(network, run.teacher_precision)
         teacher.to(accelerator.device)
     return results.evaluate(run, data_set, part, task, student.to(accelerator.device), teacher, out)

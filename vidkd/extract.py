@@ -186,8 +186,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--window", type=int, metavar="N", help="frames (default: the model's clip, or 16)")
     parser.add_argument("--stride", type=int, metavar="N", help="frames between rows (default: half a window)")
     parser.add_argument("--fps", type=float, metavar="N", help="read at this rate (default: the model's, or as it is)")
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="windows at a time (default: 8)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    cli.add_window_options(parser)
     return parser
 
 

@@ -6,8 +6,10 @@ and after how many epochs a teacher cache has paid for itself.
 """
 
 import argparse
+import math
 import resource
 import sys
+import textwrap
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,14 +24,17 @@ from vidkd.data import clips, index
 from vidkd.data.index import Part
 from vidkd.distiller import Trainee
 from vidkd.errors import Mistakes
+from vidkd.methods._maps import dead_share
 from vidkd.models import cost
-from vidkd.stopwatch import Stopwatch
+from vidkd.stopwatch import PARTS, Stopwatch
 from vidkd.taps import Frozen, Tapped
 from vidkd.tasks._base import BaseTask
-from vidkd.types import ClipBatch
+from vidkd.types import ClipBatch, View
 
 Rows = list[list[str]]
-PARTS = ("data", "teacher", "student", "methods", "backward", "optimiser")  # of a step, as the trainer times them
+Answers = tuple[View, View | None]  # of the student and of the teacher, to one batch
+WIDTH = 100  # columns of the text
+DEAD, SMALL = 0.05, 16  # share of maps without a direction, and numbers a map, from which on there is something to say
 
 
 def main(argv: list[str]) -> int:
@@ -77,8 +82,12 @@ def plan(run: Run, steps: int) -> str:
     if trainee.each_method():
         batch = next(iter(trainer.train_loader(run, part, 0, accelerator, teacher))).to(accelerator.device)
         with torch.no_grad(), accelerator.autocast():
-            sections += ["", table(adapters(trainee, methods_gmacs(trainee, teacher, batch)))]
-    return "\n".join([*sections, "", *prospects(run, part, teacher, trainee, spent, per_epoch)])
+            seen = teacher(batch.seen_by("teacher")) if teacher is not None else None
+            answers: Answers = trainee.student(batch.seen_by("student")), seen
+            added = methods_gmacs(trainee, batch, answers)
+        sections += ["", adapters(trainee, added), *without_direction(run, trainee, teacher, answers)]
+    sections += ["", *prospects(run, part, teacher, trainee, spent, per_epoch)]
+    return "\n".join(line for section in sections for line in wrapped(section))
 
 
 def take_steps(
@@ -106,16 +115,40 @@ def take_steps(
     return {part: median(lap[part] for lap in timed) for part in timed[0]}
 
 
-def methods_gmacs(trainee: Trainee, teacher: Frozen | None, clip: ClipBatch) -> list[float]:
+def methods_gmacs(trainee: Trainee, clip: ClipBatch, answers: Answers) -> list[float]:
     """The GMACs that each method adds for one clip: its forward, counted once and timed nowhere."""
-    seen, student, added = None, trainee.student(clip.seen_by("student")), []
-    if teacher is not None:
-        seen = teacher(clip.seen_by("teacher"))
+    added = []
     for method in trainee.each_method():
         with FlopCounterMode(display=False) as counter:
-            method(clip, student, seen)
+            method(clip, *answers)
         added.append(counter.get_total_flops() / 2e9 / len(clip.label))
     return added
+
+
+def without_direction(run: Run, trainee: Trainee, teacher: Frozen | None, answers: Answers) -> list[str]:
+    """What to say of maps that are compared by direction where many have none, with the remedy."""
+    said = []
+    networks = {"student": trainee.student, "teacher": teacher and teacher.tapped}
+    for i, method in enumerate(trainee.each_method()):
+        for place in method.directions():
+            network, view = networks[place.who], answers[place.who == "teacher"]
+            if not isinstance(network, Tapped) or view is None:
+                continue
+            maps = view.taps[place.tap]
+            share, size = dead_share(maps, place.form), maps.shape[3:] if place.form == "per_frame" else maps.shape[2:]
+            if maps.min() < 0 or (share <= DEAD and math.prod(size) > SMALL):
+                continue
+            ready = f"{place.tap}_signed"
+            remedy = f"methods.{i}.{place.key}={ready}"
+            if ready not in network.taps:
+                taps = "{signed: {path: <the block's last ReLU>, listen: input}}"
+                remedy = f"{place.who}.taps={taps} methods.{i}.{place.key}=signed"
+            said.append(
+                f"careful: methods.{i} ({run.methods[i].kind}) compares directions, and no {place.tap} map of the "
+                f"{place.who} is negative anywhere: in this batch {share:.0%} of them ({_times(tuple(size))}) are all "
+                f"zero and have no direction. Compare them as they are before the ReLU: {remedy}"
+            )
+    return said
 
 
 def networks(student: Tapped, teacher: Frozen | None) -> Rows:
@@ -132,14 +165,16 @@ def networks(student: Tapped, teacher: Frozen | None) -> Rows:
     return rows
 
 
-def adapters(trainee: Trainee, added: list[float]) -> Rows:
+def adapters(trainee: Trainee, added: list[float]) -> str:
     """What each method compares, how it makes the two fit, and what that adds to training (and not to the student)."""
-    rows = [["method", "student", "teacher", "joined by", "parameters", "GMACs a clip"]]
+    rows, joined = [["method adds to training:", "parameters", "GMACs a clip", "student", "teacher"]], [""]
     for key, method, gmacs in zip(trainee.keys, trainee.each_method(), added, strict=True):
         for i, pair in enumerate(method.compares()):
             costs = ["", ""] if i else [f"{cost.parameters(method):,}", f"{gmacs:.3f}"]
-            rows.append(["" if i else key, pair.student, pair.teacher, pair.by, *costs])
-    return rows
+            rows.append(["" if i else key, *costs, pair.student, pair.teacher])
+            joined.append(f"  joined by {pair.by}")
+    lines = zip(table(rows).splitlines(), joined, strict=True)
+    return "\n".join(text for line in lines for text in line if text)
 
 
 def prospects(
@@ -175,6 +210,17 @@ def prospects(
     return lines
 
 
+def wrapped(text: str) -> list[str]:
+    """The lines of `text`, none wider than WIDTH where words allow it."""
+    return [part for line in text.splitlines() or [""] for part in _folded(line)]
+
+
+def _folded(line: str) -> list[str]:
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    fold = textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return fold if len(line) > WIDTH else [line]
+
+
 def table(rows: Rows) -> str:
     """Columns, aligned."""
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
@@ -191,7 +237,7 @@ def _channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+    return "x".join(map(str, shape))
 
 
 def _duration(seconds: float) -> str:

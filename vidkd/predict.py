@@ -100,8 +100,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every window there")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw it all over time")
     parser.add_argument("--html", type=Path, metavar="FILE", help="the same as a web page in one file")
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="windows at a time (default: 8)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    cli.add_window_options(parser)
     return parser
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -25,6 +26,11 @@ BAD_BATCHES = "bad_batches"
 JOB = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")  # what schedulers call a job
 ANEW = "; --resume never starts the run anew"
 OURS_FOLDERS = ("checkpoints", "tensorboard", "wandb", "evaluate", BAD_BATCHES)
+
+
+def slug(name: str) -> str:
+    """The folder of a row of a grid."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def claim(run: Run, resume: str) -> IO[str]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
+PARTS = ("data", "teacher", "student", "methods", "backward", "optimiser")  # of a step, as vidkd.trainer times them
 WARM_UP = 1  # steps that count in no mean: they allocate, compile and fill the loader's queue
 
 

@@ -114,6 +114,11 @@ class Input:
             hint = f"; `options: {{{said}}}` of its section builds it for them" if options else ""
             raise ConfigError(f"{network} {'; '.join(wrong)}{hint}")
 
+    def nearest(self, frames: int, size_px: int) -> tuple[int, int]:
+        """The clip that the network can take next to this one: not shorter and not smaller, where there is a choice."""
+        longer = -(-max(frames, self.min_frames) // self.frames_multiple) * self.frames_multiple
+        return self.frames or longer, self.size_px or max(size_px, self.min_size_px)
+
 
 class Tapped(nn.Module):
     """A network, its input normalisation and the taps on it; its forward returns a `View`.
@@ -135,7 +140,6 @@ class Tapped(nn.Module):
         self.classes: tuple[str, ...] | None = None  # of its outputs in order, where its weights say
         self._seen: dict[str, Tensor] = {}
         self._versions: dict[str, int] = {}  # of those tensors, as they were heard
-        self._listening = True
         for tap_name, tap in taps.items():
             self._hook(tap_name, tap)
 
@@ -159,8 +163,6 @@ class Tapped(nn.Module):
         self._listen(name, tap, module, args, args[0].clone() if isinstance(args[0], Tensor) else args[0])
 
     def _listen(self, name: str, tap: Tap, _module: nn.Module, _args: Any, output: Any) -> None:
-        if not self._listening:
-            return
         grid = tap.layout(output)
         found = tuple(grid.shape) if isinstance(grid, Tensor) else f"a {type(grid).__name__}"
         if not isinstance(found, tuple) or len(found) != len(tap.axes) or found[1] != (tap.channels or found[1]):

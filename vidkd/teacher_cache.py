@@ -123,9 +123,10 @@ def size(section: Cache, teacher: Frozen, part: Part, names: Sequence[str]) -> s
     """What the whole cache takes, in words."""
     assert teacher.tapped.clip is not None
     shapes = cost.tap_shapes(teacher.tapped, *teacher.tapped.clip)
-    numbers = {name: _pooled(torch.empty(1, *shapes[name], device="meta"), section.pool).numel() for name in names[1:]}
+    maps = [_pooled(torch.empty(shapes[name], device="meta"), section.pool) for name in names[1:]]
     width = {"fp32": 4, "fp16": 2, "int8": 1}[section.dtype]
-    per_view = sum(numbers.values()) * width + teacher.tapped.num_classes() * max(width, 2)
+    per_view = teacher.tapped.num_classes() * max(width, 2)
+    per_view += sum(each.numel() * width + 4 * len(each) * (section.dtype == "int8") for each in maps)  # 4: the scale
     total = per_view * section.views * len(part)
     return (
         f"teacher cache: {' + '.join(names)} of {section.views} views of {len(part)} clips, "
@@ -184,7 +185,9 @@ def _build(
     address, chunk = unit
     batch_size = run.train.eval_batch_size or run.train.batch_size
     keys = [(address, i) for i in store.positions(chunk)]
-    rows = list(_answers(run, part, teacher, device, names, keys, batch_size, title))
+    assert run.teacher is not None and run.teacher.cache is not None
+    answers = _answers(run, part, teacher, device, names, keys, batch_size, title)
+    rows = [{name: _pooled(answer, run.teacher.cache.pool) for name, answer in of_clip.items()} for of_clip in answers]
     for name in names:
         if not store.has(name, *unit):  # what is there is what another run trained with
             store.write(name, address, chunk, torch.stack([row[name] for row in rows]))
@@ -200,44 +203,56 @@ def _answers(
     batch_size: int,
     title: str,
 ) -> Iterator[Answers]:
-    """What the live teacher says of addressed clips, one after another, pooled as it is stored, in float32."""
+    """What the live teacher says of addressed clips, one after another, in float32 and as whole maps."""
     assert run.teacher is not None and run.teacher.cache is not None
-    section = run.teacher.cache
     portions = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
     views = {"teacher": run.views()["teacher"]}
     data = run.data.model_copy(update={"on_error": "raise"})  # a replaced clip would leave a hole in the cache
-    loader = clips.train_loader(part, data, views, portions, run.seed, section.views)
+    loader = clips.train_loader(part, data, views, portions, run.seed, run.teacher.cache.views)
     for batch in tqdm(
         loader, desc=title, total=len(portions), unit="batch", disable=not title or rank() > 0, leave=False
     ):
         view = teacher(batch.seen_by("teacher").to(device))
-        said = {"logits": view.logits} | {name: _pooled(view.taps[name], section.pool) for name in names[1:]}
+        said = {"logits": view.logits} | {name: view.taps[name] for name in names[1:]}
         for row in range(len(view.logits)):
             yield {name: tensor[row].float().cpu() for name, tensor in said.items()}
 
 
 def _pooled(maps: Tensor, pool: tuple[int, int, int] | None) -> Tensor:
-    """Maps [B, C, T, H, W] averaged over areas to at most `pool` places an axis; anything else as it is."""
-    if pool is None or maps.ndim != 5:
+    """A clip's maps [C, T, H, W] averaged over areas to at most `pool` places an axis; anything else as it is."""
+    if pool is None or maps.ndim != 4:
         return maps
-    t, h, w = (min(n, most) for n, most in zip(maps.shape[2:], pool, strict=True))
+    t, h, w = (min(n, most) for n, most in zip(maps.shape[1:], pool, strict=True))
     return F.adaptive_avg_pool3d(maps, (t, h, w))
 
 
 def _verify(run: Run, part: Part, teacher: Frozen, device: torch.device, store: Store, names: Sequence[str]) -> str:
     """DataError unless the live teacher still says what was stored, on a few clips spread over the cache; else how
-    close it came, in one sentence."""
+    close it came, and what is lost by storing it so, in two sentences."""
+    assert run.teacher is not None and run.teacher.cache is not None
     n = len(part)
     keys = [(j % store.addresses, j * n // VERIFIED_CLIPS) for j in range(min(VERIFIED_CLIPS, n))]
-    worst = dict.fromkeys(names, 1.0)
+    worst, lost = dict.fromkeys(names, 1.0), dict.fromkeys(names, 0.0)
     for key, live in zip(keys, _answers(run, part, teacher, device, names, keys, 4, ""), strict=True):
         for name in names:
-            stored = store.rows(name, [key])[0]
-            cosine = float(F.cosine_similarity(live[name].flatten(), stored.flatten(), dim=0))
+            stored, expected = store.rows(name, [key])[0], _pooled(live[name], run.teacher.cache.pool)
+            cosine = float(F.cosine_similarity(expected.flatten(), stored.flatten(), dim=0))
             if not cosine > MIN_COSINE or (name == "logits" and stored.argmax() != live[name].argmax()):
                 clip = part[key[1]].name
                 found = f"the live teacher disagrees on the {name} of {clip} (cosine {cosine:.4f})"
                 raise DataError(f"{store.folder}: {found}; delete it")
-            worst[name] = min(worst[name], cosine)
+            worst[name], lost[name] = min(worst[name], cosine), max(lost[name], lost_share(live[name], stored))
     found = ", ".join(f"{name} {value:.6f}" for name, value in worst.items())
-    return f"teacher cache: {len(keys)} clips compared with the live teacher, smallest cosine: {found}"
+    errors = ", ".join(f"{name} {100 * value:.2g}" for name, value in lost.items())
+    return (
+        f"teacher cache: {len(keys)} clips compared with the live teacher, smallest cosine: {found}; largest error of "
+        f"what is stored (root mean square, in % of the teacher's own): {errors}"
+    )
+
+
+def lost_share(live: Tensor, stored: Tensor) -> float:
+    """The root mean square of what is stored less what the live teacher says, over that of the latter. Maps that were
+    pooled are laid over the whole maps, each value over its area."""
+    if stored.shape != live.shape:
+        stored = F.interpolate(stored[None], live.shape[1:])[0]  # nearest
+    return float((stored - live).norm() / live.norm().clamp_min(torch.finfo(live.dtype).tiny))

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from vidkd import models
 from vidkd.errors import ConfigError
@@ -63,12 +64,16 @@ def check_training_step(network: Tapped) -> None:
     frames, size_px = smallest_clip(network)
     video = torch.randint(0, 256, (2, 3, frames, size_px, size_px), dtype=torch.uint8)
     network.train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            torch.nn.init.ones_(module.weight)  # pytorchvideo's residual branches begin at zero: no sign would be seen
     view = network(video)
     assert view.logits.shape == (2, K)
     for name, tap in view.taps.items():
         assert tap.shape[:2] == (2, network.taps[name].channels)
         assert tap.requires_grad
         assert torch.isfinite(tap).all()
+    check_signs(network, view.taps)
     F.cross_entropy(view.logits, torch.tensor([0, 1])).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -78,6 +83,23 @@ def check_training_step(network: Tapped) -> None:
     network.zero_grad(set_to_none=True)
     with torch.no_grad():
         assert torch.isfinite(network.eval()(video).logits).all()
+
+
+UNSIGNED = {
+    "s3d",  # the last ReLUs are four, one a branch
+    "frame2d",  # what comes last differs from backbone to backbone
+}
+
+
+def check_signs(network: Tapped, taps: dict[str, Tensor]) -> None:
+    """A late map that a ReLU has cut is offered before it too: `late_signed`."""
+    if "late_signed" in taps:
+        assert taps["late_signed"].min() < 0
+        assert torch.equal(taps["late_signed"].relu(), taps["late"])
+    elif network.name.partition("(")[0] not in UNSIGNED:
+        assert taps["late"].min() < 0
+    if "fast_late" in taps:
+        assert torch.equal(taps["fast_late_signed"].relu(), taps["fast_late"])
 
 
 def test_one_training_step(network, request):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from vidkd import config_file
-from vidkd.bench.sections import Bench, Row, slug
+from vidkd import config_file, run_dir
+from vidkd.bench.sections import Bench, Row
 from vidkd.config import Run
 from vidkd.errors import ConfigError
 
@@ -35,7 +35,12 @@ class Cell:
         return self.out.parent / ".claims" / self.out.name
 
     def overrides(self) -> list[str]:
-        said = {"name": f"{slug(self.row.name)}_seed{self.seed}", "seed": self.seed, "out": self.out, **self.row.set}
+        said = {
+            "name": f"{run_dir.slug(self.row.name)}_seed{self.seed}",
+            "seed": self.seed,
+            "out": self.out,
+            **self.row.set,
+        }
         return [f"{key}={value if isinstance(value, str | Path) else json.dumps(value)}" for key, value in said.items()]
 
     def run(self) -> Run:
@@ -138,7 +143,7 @@ def cells(bench: Bench, rows: tuple[Row, ...]) -> list[Cell]:
         for row in rows:
             seeds = row.seeds or ((bench.seeds[0],) if row in bench.first else bench.seeds)
             if i < len(seeds):
-                name = f"{slug(row.name)}/seed{seeds[i]}"
+                name = f"{run_dir.slug(row.name)}/seed{seeds[i]}"
                 out = Path(row.set.get("out", bench.out / name))  # a teacher may have a folder that others share
                 made.append(Cell(row, seeds[i], out, bench.out / "logs" / f"{name.replace('/', '_')}.log"))
     return made

@@ -1,7 +1,6 @@
 """How a grid is written: rows, the axes that multiply them, what they are compared with; and the mistakes in that."""
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from vidkd import run_dir
 from vidkd.errors import one_of
 from vidkd.section import Section
 
@@ -94,11 +94,6 @@ class Bench(Section):
             yield f"row {shared[0]!r} sets one out for several seeds"
         if shared := [row.name for row in every if "out" in row.set and row.over]:
             yield f"row {shared[0]!r} sets one out for all values of its axes"
-        folders = Counter(slug(row.name) for row in every)
-        if twice := [row.name for row in every if folders[slug(row.name)] > 1]:
+        folders = Counter(run_dir.slug(row.name) for row in every)
+        if twice := [row.name for row in every if folders[run_dir.slug(row.name)] > 1]:
             yield f"two rows have the same name, but for signs and capitals: {', '.join(map(repr, twice))}"
-
-
-def slug(name: str) -> str:
-    """The folder of a row."""
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

@@ -40,6 +40,7 @@ def rows_of(bench: Bench) -> list[dict[str, Any]]:
     for row in every:
         for own in read[row.name]:
             _check(row.name, own, baselines[row.name], read[baselines[row.name]][0], strict=row in bench.rows)
+    speeds: dict[str, dict[str, Any]] = {}
     figures = {name: [own.answers.figure for own in seeds] for name, seeds in read.items()}
     table = []
     for row in every:
@@ -55,7 +56,7 @@ def rows_of(bench: Bench) -> list[dict[str, Any]]:
             gain = intervals.gain_interval(figures[row.name], figures[baseline], n)
             line |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
             line |= _recovered(own[0], figures[row.name], figures[baseline], n)
-        line |= speed(own[0], len(reference.task.classes))
+        line |= speed(own[0], len(reference.task.classes), speeds)
         line["training_s"] = sum(outcome.results_of(cell.out)["training_s"] for cell in own) / len(own)
         line["protocol"] = read[row.name][0].protocol
         table.append(line)
@@ -81,13 +82,20 @@ def _recovered(cell: Cell, figures: list[intervals.Figure], baseline: list[inter
     return {} if share is None else {"recovered": share.mean, "recovered_low": share.low, "recovered_high": share.high}
 
 
-def speed(cell: Cell, num_classes: int) -> dict[str, Any]:
-    """Cost of the row's network, measured here, where no other cell of this bench runs beside it."""
+def speed(cell: Cell, num_classes: int, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Cost of the row's network, measured here, where no other cell of this bench runs beside it.
+
+    `known`: what was measured before, to which this adds. Rows of one network at one size have one speed: two
+    measurements would differ by what else the machine does, and look like a gain.
+    """
     run = config_file.load(cell.out / "config.yaml")
-    network, _ = distiller.build_network(
-        run.student.model_copy(update={"weights": None}), num_classes, run.data.clip.frames
-    )
-    return results.measure(network, run.student.view.frames or run.data.clip.frames, run.student.view.size_px)
+    frames, size_px = run.student.view.frames or run.data.clip.frames, run.student.view.size_px
+    which = run.student.model_dump_json(include={"name", "options", "attention"}) + f" {frames} {size_px}"
+    if which not in known:
+        bare = run.student.model_copy(update={"weights": None})
+        network, _ = distiller.build_network(bare, num_classes, run.data.clip.frames)
+        known[which] = results.measure(network, frames, size_px)
+    return known[which]
 
 
 def _heads(table: list[dict[str, Any]]) -> list[str]:

@@ -1,10 +1,11 @@
 """What every method shares: almost nothing."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 from torch import Tensor, nn
 
+from vidkd.methods._maps import SingleForm
 from vidkd.section import Weighted
 from vidkd.taps import Tapped
 from vidkd.types import ClipBatch, View
@@ -32,6 +33,16 @@ class Pair:
     student: str
     teacher: str
     by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """A tap whose maps are compared by direction, and the key of the configuration that names it."""
+
+    who: Literal["student", "teacher"]
+    tap: str
+    key: str
+    form: SingleForm  # a map is of one frame, or of the whole clip
 
 
 class BaseMethod(nn.Module, Generic[C]):
@@ -66,6 +77,10 @@ class BaseMethod(nn.Module, Generic[C]):
     def compares(self) -> list[Pair]:
         """What it compares, for a person to read (`vidkd.plan`)."""
         return [Pair("logits", "logits", "nothing: the same classes")]
+
+    def directions(self) -> list[Direction]:
+        """The maps that it compares by direction, which a map of zeros does not have (`vidkd.plan` counts them)."""
+        return []
 
     def keeps(self) -> dict[str, Tensor]:
         """What a run that has this one's network as its teacher needs besides the network; saved at the end."""

@@ -24,9 +24,18 @@ def at_frames(maps: Tensor, frames: int) -> Tensor:
 
 
 def sizes(shape: tuple[int, int, int, int]) -> str:
-    """[C, T, H, W], for a person to read."""
+    """[C, T, H, W] as TxHxWxC, for a person to read."""
     c, t, h, w = shape
-    return f"{t} x {h} x {w} x {c}"
+    return f"{t}x{h}x{w}x{c}"
+
+
+def dead_share(maps: Tensor, form: SingleForm) -> float:
+    """The share of the maps of [B, C, T, H, W] that are zero everywhere and so have no direction, in 0..1.
+
+    A map is one channel of one clip over (t, h, w), or per_frame of one of its frames over (h, w).
+    """
+    dead = ~maps.any(-1).any(-1)
+    return (dead if form == "per_frame" else dead.all(2)).float().mean().item()
 
 
 def projection(c_student: int, c_teacher: int) -> nn.Module:

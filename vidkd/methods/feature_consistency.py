@@ -6,8 +6,9 @@ not grow with the map, it is ours. Maps of any size and length can be compared; 
 are projected, in training only.
 
 The released form is the default here, since it moves the student; that of feature_decoder is not, since it does not.
-The release compares signed maps: give both networks a tap on the input of a block's last ReLU (`student.taps`), as
-configs/motion_fmd_faithful.yaml does, and configs/jhmdb21_fmd_faithful.yaml with the Inception blocks of I3D.
+The release compares signed maps, from before a block's last ReLU. Most networks offer theirs as the tap `late_signed`;
+others are had with `student.taps: {signed: {path: ..., listen: input}}`. Behind that ReLU many small maps are all zero:
+such a map has no direction, its error is 1 and it gets no gradient (`vidkd.plan` counts them).
 """
 
 import math
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidkd.methods._base import BaseMethod, MethodSection, Pair
+from vidkd.methods._base import BaseMethod, Direction, MethodSection, Pair
 from vidkd.methods._maps import Form, SingleForm, at_frames, forms, projection, sizes
 from vidkd.models.cost import map_shape
 from vidkd.taps import Tapped
@@ -65,6 +66,13 @@ class Method(BaseMethod[Config]):
             for tap, shape in zip((self.config.student_tap, self.config.teacher_tap), self.shapes, strict=True)
         )
         return [Pair(student, teacher, ", ".join(steps) or "nothing: the same size")]
+
+    def directions(self) -> list[Direction]:
+        form = forms(self.config.form)[0]  # of both the frames: they are the smaller maps
+        return [
+            Direction("student", self.config.student_tap, "student_tap", form),
+            Direction("teacher", self.config.teacher_tap, "teacher_tap", form),
+        ]
 
     def forward(self, batch: ClipBatch, student: View, teacher: View) -> dict[str, Tensor]:
         config = self.config

@@ -36,6 +36,12 @@ def unknown(name: str) -> str:
     return one_of(name, names(), "network")
 
 
+def options_of(name: str) -> dict[str, type]:
+    """The options that the network `name` has, and of which type each is."""
+    parameters = inspect.signature(zoo()[name]).parameters.values()
+    return {p.name: p.annotation for p in parameters if p.name != "num_classes"}
+
+
 def build(name: str, num_classes: int, /, **options: Any) -> Tapped:
     """The network `name` with random weights and `num_classes` outputs.
 
@@ -44,8 +50,7 @@ def build(name: str, num_classes: int, /, **options: Any) -> Tapped:
     """
     if name not in zoo():
         raise ConfigError(unknown(name))
-    maker = zoo()[name]
-    allowed = {p.name: p.annotation for p in inspect.signature(maker).parameters.values() if p.name != "num_classes"}
+    allowed = options_of(name)
     for option, value in options.items():
         if option not in allowed:
             hint = one_of(option, list(allowed), "option") if allowed else f"no option {option!r}; it has none"
@@ -53,7 +58,7 @@ def build(name: str, num_classes: int, /, **options: Any) -> Tapped:
         if not _fits(value, allowed[option]):
             raise ConfigError(f"{name}: option {option!r} is of type {allowed[option].__name__}, not {value!r}")
     try:
-        return maker(num_classes, **options)
+        return zoo()[name](num_classes, **options)
     except ConfigError:
         raise
     except (ValueError, RuntimeError, ArithmeticError) as error:  # what layers and torch raise for numbers that they

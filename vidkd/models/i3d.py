@@ -12,7 +12,8 @@ Parameter names are those of the ported Kinetics weights in circulation, so such
 | i3d_2d        |  5,703,429 |  36.89                  |
 
 Taps for 64 x 224 x 224: early = Mixed_3c [B, 480, 32, 28, 28], middle = Mixed_4f [B, 832, 16, 14, 14],
-late = Mixed_5c [B, 1024, 8, 7, 7]; and step_logits [B, K, 7, 1, 1], whose mean over time is the answer.
+late = Mixed_5c [B, 1024, 8, 7, 7], late_signed = the same before its ReLUs; and step_logits [B, K, 7, 1, 1], whose mean
+over time is the answer.
 """
 
 from collections.abc import Callable
@@ -206,6 +207,7 @@ def _maker(name: str, depth: Depth) -> Callable[..., Tapped]:
             "early": Tap("Mixed_3c", 480),
             "middle": Tap("Mixed_4f", 832),
             "late": Tap("Mixed_5c", 1024),
+            "late_signed": Tap("Mixed_5c.relu", 1024, listen="input"),
             "step_logits": Tap("logits", num_classes),
         }
         half = (0.5,) * channels_of(modality, name)

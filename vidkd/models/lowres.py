@@ -3,7 +3,7 @@
 Dense convolutions alone: on a CPU depthwise ones take several times as long as their multiply-adds say. Time is kept
 whole until the last stage, so that motion is seen frame by frame: the stem and two stages halve the side, the last
 stage alone halves the frames. [B, 3, T, H, W] gives early [B, w, T, H/2, W/2], middle [B, 2w, T, H/4, W/4] and
-late [B, 4w, T/2, H/8, W/8], each rounded up.
+late [B, 4w, T/2, H/8, W/8], each rounded up; late_signed is late before its ReLU.
 
 Parameters, GMACs a clip, and CPU ms of one training step on 8 clips (fp32, 1 thread, an EPYC core; 6 classes):
 
@@ -104,6 +104,7 @@ def _maker(name: str, conv: Conv, default_width: int) -> Callable[..., Tapped]:
         if width < 1 or depth < 1:
             raise ConfigError(f"{name}: width and depth are at least 1, not {width} and {depth}")
         taps = {"early": Tap("stage1", width), "middle": Tap("stage2", 2 * width), "late": Tap("stage3", 4 * width)}
+        taps["late_signed"] = Tap(f"stage3.{depth - 1}.relu", 4 * width, listen="input")
         channels = channels_of(modality, name)
         net = _network(channels, width, depth, num_classes, dropout, conv)
         limits = Input(min_frames=2, min_size_px=8)

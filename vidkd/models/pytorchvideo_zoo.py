@@ -29,11 +29,18 @@ def _pytorchvideo(name: str, **arguments: object) -> nn.Module:
         return getattr(hub, name)(**arguments)
 
 
+def _last_relu(net: nn.Module, stage: str) -> str:
+    """The path of the last ReLU of a stage of residual blocks: what it takes is the stage's signed map."""
+    blocks = net.get_submodule(f"{stage}.res_blocks")
+    return f"{stage}.res_blocks.{len(list(blocks.children())) - 1}.activation"
+
+
 def _x3d(name: str) -> Callable[..., Tapped]:
     def make(num_classes: int, *, dropout: float = 0.5) -> Tapped:
         net = _pytorchvideo(name, model_num_class=num_classes, dropout_rate=dropout, head_activation=None)
         net.get_submodule("blocks.5.pool").pool = nn.AdaptiveAvgPool3d(1)
         taps = {"early": Tap("blocks.2", 48), "middle": Tap("blocks.3", 96), "late": Tap("blocks.4", 192)}
+        taps["late_signed"] = Tap(_last_relu(net, "blocks.4"), 192, listen="input")
         return Tapped(name, net, taps, Input(min_size_px=32), head="blocks.5.proj")
 
     return make
@@ -49,6 +56,7 @@ def _resnet(name: str, first: int, min_frames: int = 1) -> Callable[..., Tapped]
             "early": Tap(f"blocks.{first}", 512),
             "middle": Tap(f"blocks.{first + 1}", 1024),
             "late": Tap(f"blocks.{first + 2}", 2048),
+            "late_signed": Tap(_last_relu(net, f"blocks.{first + 2}"), 2048, listen="input"),
         }
         limits = Input(min_frames=min_frames, min_size_px=32)
         return Tapped(name, net, taps, limits, head=f"blocks.{first + 3}.proj")
@@ -72,6 +80,10 @@ def _slowfast(name: str) -> Callable[..., Tapped]:
         stages = {"early": (2, 640, 64), "middle": (3, 1280, 128), "late": (4, 2048, 256)}
         slow = {tap: Tap(f"blocks.{block}", width, pathway(0)) for tap, (block, width, _) in stages.items()}
         fast = {f"fast_{tap}": Tap(f"blocks.{block}", width, pathway(1)) for tap, (block, _, width) in stages.items()}
+        slow["late_signed"], fast["fast_late_signed"] = (
+            Tap(_last_relu(net, f"blocks.4.multipathway_blocks.{i}"), width, listen="input")
+            for i, width in enumerate(stages["late"][1:])
+        )
         limits = Input(min_frames=SLOWFAST_ALPHA, min_size_px=32, frames_multiple=SLOWFAST_ALPHA)
         return Tapped(name, net, slow | fast, limits, head="blocks.6.proj")
 

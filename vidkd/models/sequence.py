@@ -33,6 +33,7 @@ def sequence(num_classes: int, *, channels: int = 3, width: int = 256) -> Tapped
     net.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten()))
     net.add_module("head", nn.Linear(width, num_classes))
     taps = {name: Tap(name, width) for name in ("early", "middle", "late")}
+    taps["late_signed"] = Tap("late.2", width, listen="input")
     return Tapped("sequence", net, taps, Input((0.0,) * channels, (1.0,) * channels), head="head")
 
 

@@ -18,6 +18,7 @@ def _tiny(num_classes: int, *, width: int) -> Tapped:
     net.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten()))
     net.add_module("head", nn.Linear(2 * width, num_classes))
     taps = {"early": Tap("early", width), "middle": Tap("middle", width), "late": Tap("late", 2 * width)}
+    taps["late_signed"] = Tap("late.2", 2 * width, listen="input")
     return Tapped(f"tiny{width}", net, taps, Input(min_size_px=4), head="head")
 
 

@@ -26,6 +26,7 @@ def _resnet(name: str) -> Callable[..., Tapped]:
     def make(num_classes: int) -> Tapped:
         net = _torchvision(name)(num_classes=num_classes)
         taps = {"early": Tap("layer2", 128), "middle": Tap("layer3", 256), "late": Tap("layer4", 512)}
+        taps["late_signed"] = Tap("layer4.1.relu", 512, listen="input")
         return Tapped(name, net, taps, Input(RESNET_MEAN, RESNET_STD, min_size_px=16), head="fc")
 
     return make

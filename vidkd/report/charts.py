@@ -33,7 +33,8 @@ def dot_rows(rows: Sequence[Dots], said: str, scale: Scale | None = None, unit: 
     ticks = scale.ticks(5)
     lines = [_dot_row(row, scale, ticks) for row in rows]
     axis = "".join(svg.text(scale(v), 12, f"{100 * v:.0f}", "middle", kind="tick") for v in ticks)
-    lines.append(f'<span></span><svg width="100%" height="18">{axis}</svg><span class="tick">{unit}</span>')
+    lines.append(f'<span class="none"></span><svg width="100%" height="18">{axis}</svg>')
+    lines.append(f'<span class="tick unit">{unit}</span>')
     return f'<div class="dots" role="img" aria-label="{esc(said)}">{"".join(lines)}</div>'
 
 

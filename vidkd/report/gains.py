@@ -64,8 +64,12 @@ def _gained(m: Material, base: float) -> str:
 
 def cheaper(teacher: dict[str, Any], student: dict[str, Any]) -> str:
     """What the student saves, or costs."""
-    parameters, gmacs = (teacher[key] / student[key] for key in ("parameters", "gmacs"))
-    return f"has {times(parameters)} times the parameters and needs {times(gmacs)} times the GMACs of the student."
+    parameters, gmacs = (_as_many(teacher[key] / student[key]) for key in ("parameters", "gmacs"))
+    return f"has {parameters} parameters and needs {gmacs} GMACs as the student."
+
+
+def _as_many(factor: float) -> str:
+    return "as many" if times(factor) == "1.0" else f"{times(factor)} times as many"
 
 
 def table(m: Material) -> str:

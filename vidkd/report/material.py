@@ -1,7 +1,6 @@
 """What a report is made of: the files of one run, or of every cell of a bench, read and put in order."""
 
 import json
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -156,11 +155,6 @@ def read(folder: Path) -> Material:
     )
 
 
-def slug(name: str) -> str:
-    """The folder of a row, as vidkd.bench names it."""
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-
-
 def _bench(folder: Path) -> Material:
     path = folder / "bench.json"
     said = run_dir.read_json(path)
@@ -178,7 +172,7 @@ def _bench(folder: Path) -> Material:
 
 def _row(folder: Path, bench: dict[str, Any], raw: dict[str, Any], line: dict[str, Any], *, first: bool) -> Row:
     seeds = raw["seeds"] or (bench["seeds"][:1] if first else bench["seeds"])
-    own = folder / slug(raw["name"])
+    own = folder / run_dir.slug(raw["name"])
     apart = raw["set"].get("out")  # a teacher may have a folder that others share
     folders = [(k, Path(apart) if apart else own / f"seed{k}") for k in seeds]
     cells = tuple(Cell(d, k, _results(d)) for k, d in folders if d.is_dir())
@@ -187,7 +181,7 @@ def _row(folder: Path, bench: dict[str, Any], raw: dict[str, Any], line: dict[st
         role = "teacher"
     elif raw["name"] in {_baseline(bench, other) for other in bench["rows"]}:
         role = "baseline"
-    return Row(raw["name"], role, line, cells, raw["config"], raw["set"], f"{bench['out']}/{slug(raw['name'])}")
+    return Row(raw["name"], role, line, cells, raw["config"], raw["set"], f"{bench['out']}/{run_dir.slug(raw['name'])}")
 
 
 def _baseline(bench: dict[str, Any], raw: dict[str, Any]) -> str:

@@ -4,8 +4,9 @@ import json
 import shlex
 from typing import Any
 
+from vidkd import run_dir
 from vidkd.config import Degrade
-from vidkd.report.material import LeftOut, Material, Row, slug
+from vidkd.report.material import LeftOut, Material, Row
 from vidkd.report.svg import esc
 
 OPEN_COMMANDS = 12  # more than that are folded, but for the first seed's
@@ -57,7 +58,7 @@ def _pre(lines: list[str]) -> str:
 
 
 def _command(row: Row, seed: int) -> str:
-    said = {"name": f"{slug(row.name)}_seed{seed}", "seed": seed, "out": f"{row.out}/seed{seed}", **row.set}
+    said = {"name": f"{run_dir.slug(row.name)}_seed{seed}", "seed": seed, "out": f"{row.out}/seed{seed}", **row.set}
     pairs = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in said.items()]
     return shlex.join(["python", "-m", "vidkd.train", row.config, *pairs])
 

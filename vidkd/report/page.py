@@ -56,7 +56,9 @@ def page(m: Material) -> tuple[str, dict[str, str]]:
             body = section(m)
         except LeftOut as reason:
             left_out[title] = str(reason)
-        except (VidkdError, LookupError, TypeError, ValueError, ArithmeticError, OSError) as error:
+        except VidkdError as error:
+            left_out[title] = str(error)
+        except (LookupError, TypeError, ValueError, ArithmeticError, OSError) as error:
             # One odd file must not cost the rest of the page; which one it was is said on it.
             left_out[title] = f"a file is not as vidkd writes it ({type(error).__name__}: {error})"
         else:

@@ -1,17 +1,17 @@
 """The section that tells motion from appearance: the same networks on frames without their order, and on one frame."""
 
-from vidkd.report.material import Material, Row
+from vidkd.report.material import LeftOut, Material, Row
 from vidkd.report.svg import esc
 
 TIMES = {"as_is": "as it is", "shuffled": "frames shuffled", "static": "one frame, repeated"}
 
 
 def probes(m: Material) -> str:
-    """A line a row: its figure, and what is left of it without the order of the frames, and without motion; "" where
-    vidkd.probe was not run."""
+    """A line a row: its figure, and what is left of it without the order of the frames, and without motion. LeftOut,
+    with the command, where vidkd.probe was not run."""
     rows = {row: found for row in (*m.first, *m.rows) if len(found := probed(row)) == len(TIMES)}
     if not rows:
-        return ""
+        raise LeftOut(f"python -m vidkd.probe {m.dir} finds it out, and how other resolutions and frames do.")
     heads = "".join(f"<th>{esc(head)}</th>" for head in ("", *TIMES.values(), "lost by shuffling", "lost by standing"))
     lines = ""
     for row, found in rows.items():

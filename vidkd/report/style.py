@@ -102,6 +102,7 @@ dl{grid-template-columns:1fr}dd{margin-bottom:6px}
 grid-auto-flow:dense;align-items:end}
 .dots .name{max-width:none;white-space:normal;line-height:1.2;padding-top:8px;margin-left:-8px}
 .dots .value{margin-right:-8px;line-height:1.2}.dots>svg{grid-column:1/-1}
+.dots .none{display:none}.dots .unit{order:1;grid-column:1/-1;text-align:right;line-height:1}
 }
 @media (prefers-reduced-motion:reduce){.seen .moving{display:none}.seen{grid-template-columns:minmax(0,1fr)}}
 @media print{
@@ -109,7 +110,8 @@ body{max-width:none;padding:0;font-size:10.5pt}table{font-size:8pt}th,td{padding
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .seen .moving{display:none}.seen{grid-template-columns:minmax(0,1fr)}
 figure,.video,tr,.plot,.dots,.tile,.note{break-inside:avoid}
-h2,h3,.note,.legend{break-after:avoid}.pair,.videos{grid-template-columns:repeat(2,minmax(0,1fr))}
+h2,h3,.note,.legend{break-after:avoid}.pair{grid-template-columns:repeat(2,minmax(0,1fr))}
+.videos{display:block}.video{display:inline-block;width:48.5%;margin:0 1% 10px 0;vertical-align:top}
 .panels{grid-template-columns:repeat(3,1fr)}
 }
 """

@@ -6,8 +6,8 @@ from vidkd.report import charts
 from vidkd.report.charts import Bar
 from vidkd.report.material import Cell, LeftOut, Material, Row
 from vidkd.report.svg import esc
+from vidkd.stopwatch import PARTS
 
-PARTS = ("data", "teacher", "student", "methods", "backward", "optimiser")  # of a step, as vidkd.trainer times them
 REST = "other"
 
 
