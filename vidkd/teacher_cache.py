@@ -71,9 +71,9 @@ def check(run: Run) -> None:
                 f"published one that faithful: true promises; remove pool, or set methods.{i}.faithful=false"
             )
     attention = run.teacher.attention if run.teacher is not None else None
-    if attention is not None and attention.reweight == "parity":
+    if attention is not None and attention.reweight != "per_sample":
         raise ConfigError(
-            "teacher.cache: with teacher.attention.reweight: parity the answer to a clip depends on the others of its "
+            f"teacher.cache: with teacher.attention.reweight: {attention.reweight} the answer to a clip depends on the others of its "
             "batch, which a cache cannot replay; use reweight: per_sample, or remove teacher.cache"
         )
 

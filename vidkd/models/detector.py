@@ -20,6 +20,8 @@ level and by time; what else a location says is in taps:
     quality         [B, 1, L]      logit of the tIoU of the refined segment with its action
     frame_boundary  [B, 2, T]      how much of a start and of an end each frame of the clip is, 0..1
     pyramid_<l>     [B, C, T_l, 1, 1]  level l, the finest is 0: a map like those of the backbone, of one pixel
+    signed_<l>      [B, C, T_l, 1, 1]  what level l is made of by its own convolution, before the ReLU (and, at level 0,
+                                   before level 1 is added): maps with signs, which losses that compare directions need
     level_boundary  [B, 4, T_0]    the same on the finest level: of the localisation branch, then of the class branch
 """
 
@@ -164,10 +166,12 @@ class Detector(nn.Module):
     def __init__(self, backbone: Tapped, heads: Heads, fine: str, coarse: str) -> None:
         super().__init__()
         self.backbone, self.heads, self.names = backbone, heads, (fine, coarse)
+        # where the maps pass on their way to the heads: there they are listened to, and an attention re-weights them
+        self.maps = nn.ModuleDict({name: nn.Identity() for name in self.names})
 
     def forward(self, video: Tensor) -> Tensor:
         seen = self.backbone(video).taps
-        return self.heads(*(seen[name] for name in self.names))
+        return self.heads(*(self.maps[name](seen[name]) for name in self.names))
 
     def own_names(self, tensors: Mapping[str, Tensor]) -> dict[str, str | None]:
         """Weights of the backbone alone are taken too: its own head (None) is left out."""
@@ -245,8 +249,11 @@ def detector(
     heads = Heads(shapes[fine], shapes[coarse], num_classes, frames, width, levels)
     said = [name for name in outputs(num_classes) if name != "logits"]
     taps = {name: Tap(f"backbone.net.{tap.path}", tap.channels, tap.layout, tap.axes) for name, tap in _inner(trunk)}
+    taps |= {name: Tap(f"maps.{name}", trunk.taps[name].channels) for name in (fine, coarse)}  # in the layout of all
     taps |= {name: Tap(f"heads.out.{name}", outputs(num_classes)[name], axes="BCT") for name in said}
     taps |= {f"pyramid_{i}": Tap(f"heads.levels.{i}", width, OVER_TIME) for i in range(levels)}
+    own = ["fine", "coarse", *(f"down.{i}" for i in range(levels - 2))]
+    taps |= {f"signed_{i}": Tap(f"heads.{layer}.norm", width, OVER_TIME) for i, layer in enumerate(own)}
     channels = len(trunk.input.mean)  # which the backbone standardises by itself
     limits = Input((0.0,) * channels, (1.0,) * channels, frames=frames, size_px=size_px)
     return Tapped("detector", Detector(trunk, heads, fine, coarse), taps, limits, head="heads")

@@ -135,16 +135,12 @@ def _in_head(tapped: Tapped, name: str) -> bool:
     return name.startswith(f"{tapped.head}.")
 
 
-def _in_attention(name: str) -> bool:
-    return name.startswith(f"{attention.NAME}.")
-
-
 def _compare(
     tapped: Tapped, state: dict[str, Tensor], found: dict[str, Tensor], adapt: Adapt, reset_head: bool
 ) -> tuple[Account, dict[str, Tensor]]:
     """What fits, what does not, and the tensors that would be loaded."""
-    new_attention = reset_head and any(map(_in_attention, state)) and not any(map(_in_attention, found))
-    started = [n for n in state if (reset_head and _in_head(tapped, n)) or (new_attention and _in_attention(n))]
+    new_attention = reset_head and any(map(attention.owns, state)) and not any(map(attention.owns, found))
+    started = [n for n in state if (reset_head and _in_head(tapped, n)) or (new_attention and attention.owns(n))]
     wanted = [name for name in state if name not in started]
     ready: dict[str, Tensor] = {}
     adapted, mismatched = [], []
