@@ -73,8 +73,8 @@ def check(run: Run) -> None:
     attention = run.teacher.attention if run.teacher is not None else None
     if attention is not None and attention.reweight != "per_sample":
         raise ConfigError(
-            f"teacher.cache: with teacher.attention.reweight: {attention.reweight} the answer to a clip depends on the others of its "
-            "batch, which a cache cannot replay; use reweight: per_sample, or remove teacher.cache"
+            f"teacher.cache: with teacher.attention.reweight: {attention.reweight} the answer to a clip depends on the "
+            "others of its batch, which a cache cannot replay; use reweight: per_sample, or remove teacher.cache"
         )
 
 

@@ -216,7 +216,7 @@ class TestDistillation:
 
     def test_the_cvae_of_another_layer_is_refused(self):
         method, *_ = self.pair("middle")
-        with pytest.raises(ConfigError, match="CVAE of 'middle' is another .* in another order"):
+        with pytest.raises(ConfigError, match=r"CVAE of 'middle' is another .* in another order"):
             method.take_kept(CVAE(32, "pool", (4, 4)).state_dict())
 
     def test_a_network_without_attention_there(self):

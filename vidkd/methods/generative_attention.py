@@ -1,11 +1,11 @@
 """Generative attention distillation (AAAI 2024): attention, and a conditional VAE that draws features from it.
 
-Both networks carry an attention lam behind a tap F (`attention:` of a network; `tap`, the late one by default), and
-beside each learns a CVAE of F given lam. A network that carries several, as a detector does, has this method once for
-each of them; their terms are summed. Without a teacher this trains one such pair: a teacher in the making, or the student's own row without
-distillation. With a teacher the student's attention follows the teacher's, and its CVAE the teacher's CVAE, which the
-teacher's run kept and which stays as it is. Features and attention that meet a CVAE as constants train the CVAE alone;
-a CVAE that is held trains the network alone.
+Both networks carry an attention lam behind a tap F (`attention:` of a network; `tap`, by default the late one), and
+beside each learns a CVAE of F given lam. Where they carry several, as detectors do, the method is listed once for each.
+Without a teacher this trains one such pair: a teacher in the making, or the student's own row without distillation.
+With a teacher the student's attention follows the teacher's, and its CVAE the teacher's CVAE, which the teacher's run
+kept and which stays as it is. Features and attention that meet a CVAE as constants train the CVAE alone; a CVAE that is
+held trains the network alone.
 
 | term           | weight            | trains  |                                                                   |
 |----------------|-------------------|---------|-------------------------------------------------------------------|
