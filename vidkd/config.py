@@ -4,7 +4,7 @@ Reading a file, applying overrides and wording the mistakes is config_file.py.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -74,6 +74,7 @@ class Network(Section):
     weights: Path | None = None  # a .safetensors, a weights-only .pt, or a run directory
     adapt: Adapt = "none"  # how kernels of another temporal size, or of RGB for a network of flow, are brought over
     reset_head: bool = False  # take the weights of all but the head (class counts may differ); attention may be lacking
+    reset_attention: bool = False  # begin with a new attention, whatever the weights have of one
 
     @field_validator("name")
     @classmethod
@@ -81,6 +82,12 @@ class Network(Section):
         if name not in models.zoo():
             raise ValueError(models.unknown(name))
         return name
+
+    def saved_in(self, weights: Path | None) -> Self:
+        """The same network with the weights that a run of it saved: nothing is adapted or begun anew."""
+        return self.model_copy(
+            update={"weights": weights, "adapt": "none", "reset_head": False, "reset_attention": False}
+        )
 
 
 class Student(Network):

@@ -80,7 +80,8 @@ def build_network(section: Network, num_classes: int, frames: int) -> tuple[Tapp
     attention.attach(network, section.attention, *network.clip)
     if section.weights is None:
         return network, None
-    return network, weights.load(network, section.weights, section.adapt, section.reset_head)
+    loaded = weights.load(network, section.weights, section.adapt, section.reset_head, section.reset_attention)
+    return network, loaded
 
 
 def build_task(run: Run, classes: tuple[str, ...]) -> BaseTask:

@@ -49,9 +49,7 @@ def evaluate(run: Run, weights: Path, part: str, out: Path, *, student_only: boo
     data_set = index.read(run.data.root)
     clips.check(data_set, run)
     saved = is_checkpoint(weights)
-    section = run.student.model_copy(
-        update={"weights": None if saved else weights, "adapt": "none", "reset_head": False}
-    )
+    section = run.student.saved_in(None if saved else weights)
     student, account = distiller.build_network(section, len(data_set.classes), run.data.clip.frames)
     if saved:
         try:

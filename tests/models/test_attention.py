@@ -171,6 +171,19 @@ class TestWeights:
         with pytest.raises(DataError, match=r"not in the network \(attention"):
             weights.load(models.build("tiny16", K), tmp_path / "trained.safetensors")
 
+    @pytest.mark.parametrize("of_file", ["bare", "trained"])
+    def test_reset_attention_begins_a_new_one_and_keeps_the_head(self, tmp_path, of_file):
+        source = models.build("tiny16", K) if of_file == "bare" else carried()
+        save_file(source.net.state_dict(), tmp_path / "w.safetensors")
+        network = carried()
+        before = {name: t.clone() for name, t in network.net.get_submodule("attention").state_dict().items()}
+        account = weights.load(network, tmp_path / "w.safetensors", reset_attention=True)
+        assert account.new_attention and not account.new_head
+        after = network.net.get_submodule("attention").state_dict()
+        assert before and all(torch.equal(after[name], t) for name, t in before.items())
+        own, theirs = network.net.state_dict(), source.net.state_dict()
+        assert all(torch.equal(own[name], theirs[name]) for name in own if not name.startswith("attention."))
+
 
 def test_a_parity_head_for_another_clip_is_refused():
     network = carried(head="parity")

@@ -67,14 +67,21 @@ class Account:
         return ", ".join(said)
 
 
-def load(tapped: Tapped, path: Path | str, adapt: Adapt = "none", reset_head: bool = False) -> Account:
+def load(
+    tapped: Tapped,
+    path: Path | str,
+    adapt: Adapt = "none",
+    reset_head: bool = False,
+    reset_attention: bool = False,
+) -> Account:
     """Fill `tapped` from a .safetensors, a weights-only .pt, or student.safetensors in a run directory.
 
     `collapse` sums a kernel over time where the network's is one frame deep: on a clip of one repeated picture the
     activations stay what they were. `inflate` spreads a kernel that is one frame deep, or has no time, evenly over
     the network's frames, to the same end. `flow` gives both channels of flow the mean of a kernel's three colours
     (Wang et al., Temporal Segment Networks, ECCV 2016, section 3.2). `reset_head` leaves the head as it was made,
-    whatever the file has for it, and so the network's attention, where the file has none.
+    whatever the file has for it, and so the network's attention, where the file has none. `reset_attention` leaves the
+    attention as it was made, whatever the file has for it.
 
     Everything is checked first. DataError, with the network untouched, for a file that cannot be read, and for any
     tensor outside these that is missing, left over, of another shape, not finite or not of the network's kind.
@@ -85,7 +92,7 @@ def load(tapped: Tapped, path: Path | str, adapt: Adapt = "none", reset_head: bo
     file = read(Path(path))
     state = tapped.net.state_dict()
     found, heads = _by_own_name(tapped, file, set(state))
-    account, ready = _compare(tapped, state, found, adapt, reset_head)
+    account, ready = _compare(tapped, state, found, adapt, reset_head, reset_attention)
     account = replace(account, path=file.path, classes=_classes(tapped, file, found))
     _refuse_misfits(tapped, replace(account, skipped=account.skipped + (() if reset_head else heads)))
     bad = [n for n, t in ready.items() if t.dtype.is_floating_point != state[n].dtype.is_floating_point]
@@ -136,10 +143,16 @@ def _in_head(tapped: Tapped, name: str) -> bool:
 
 
 def _compare(
-    tapped: Tapped, state: dict[str, Tensor], found: dict[str, Tensor], adapt: Adapt, reset_head: bool
+    tapped: Tapped,
+    state: dict[str, Tensor],
+    found: dict[str, Tensor],
+    adapt: Adapt,
+    reset_head: bool,
+    reset_attention: bool,
 ) -> tuple[Account, dict[str, Tensor]]:
     """What fits, what does not, and the tensors that would be loaded."""
-    new_attention = reset_head and any(map(attention.owns, state)) and not any(map(attention.owns, found))
+    not_in_file = reset_head and not any(map(attention.owns, found))
+    new_attention = any(map(attention.owns, state)) and (reset_attention or not_in_file)
     started = [n for n in state if (reset_head and _in_head(tapped, n)) or (new_attention and attention.owns(n))]
     wanted = [name for name in state if name not in started]
     ready: dict[str, Tensor] = {}
