@@ -163,7 +163,9 @@ def cache_key(run: Run, index: Index) -> dict[str, Any]:
         data["fps"] = run.data.fps
     if run.teacher.reset_attention:
         teacher["reset_attention"] = True
-    if run.teacher.weights is None or run.teacher.reset_head or run.teacher.reset_attention:  # then part of it is drawn at random
+    if (
+        run.teacher.weights is None or run.teacher.reset_head or run.teacher.reset_attention
+    ):  # then part of it is drawn at random
         teacher["seed"] = run.seed
     checksum = weights.checksum(run.teacher.weights)
     stored = run.teacher.cache.model_dump(mode="json", include={"dtype", "pool"})

@@ -142,6 +142,11 @@ class Attention(nn.Module):
         weighted = reweight(features.float(), self(features), self.how)
         return self.layout.put_back(output, weighted.to(features.dtype))
 
+    def overlooked(self, features: Tensor) -> Tensor:
+        """[B, C, T, h, w] re-weighted by 1 - lam: the background, as far as the attention knows."""
+        lam = self.head(features).float()  # not through `forward`: what hears lam is to hear it once
+        return reweight(features.float(), 1 - lam, self.how).to(features.dtype)
+
 
 class GapHead(nn.Module):
     """Spatial mean -> 1 sample wide convolution over time, group norm, ReLU -> 3 wide convolution -> sigmoid."""
