@@ -98,6 +98,7 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     for network in (trainee.student, *([teacher.tapped] if teacher else [])):
         network.check_channels(features.channels(part))
     distiller.check_weights(run, trainee, task)
+    task.asks(trainee.student)
     state = trained.prepare(run, accelerator, trainee)
     log = Log(run, run.out_dir, accelerator.is_main_process)
     if accelerator.device.type == "cpu" and run.train.mixed_precision != "no":

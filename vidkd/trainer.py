@@ -153,7 +153,8 @@ class Sums(Terms):
 
 def mixed(run: Run, task: BaseTask, loaded: ClipBatch, address: tuple[int, ...], device: torch.device) -> ClipBatch:
     """A batch as the networks see it: on the device, mixed as its address says."""
-    return mixing.mix(loaded.to(device), run.data.augment, task.num_outputs(), order.generator(*address, 1))
+    made = mixing.mix(loaded.to(device), run.data.augment, task.num_outputs(), order.generator(*address, 1))
+    return task.altered(made)
 
 
 def teach(teacher: Frozen | CachedTeacher, batch: ClipBatch) -> View:

@@ -86,12 +86,6 @@ def test_t1_logits_do_not_depend_on_batch_mates():
     assert (theirs(video).logits[:1] - theirs(video[:1]).logits).abs().max() > 1e-5  # as published
 
 
-def test_a_network_that_would_not_hear_it_is_refused():
-    network = models.build("detector", K, backbone="tiny4", frames=8, size_px=16, width=32, levels=2)
-    with pytest.raises(ConfigError, match="detector can carry no attention"):
-        attention.attach(network, AttentionSection(), 8, 16)
-
-
 @pytest.mark.parametrize("name", sorted(set(models.names()) - set(detector.NETWORKS)))
 def test_every_network_carries_it(name):
     """late stays what it was, attention is [B, C, T], and the answer hears of it."""

@@ -142,10 +142,6 @@ def _in_head(tapped: Tapped, name: str) -> bool:
     return name.startswith(f"{tapped.head}.")
 
 
-def _in_attention(name: str) -> bool:
-    return name.startswith(f"{attention.NAME}.")
-
-
 def _compare(
     tapped: Tapped,
     state: dict[str, Tensor],
@@ -155,9 +151,9 @@ def _compare(
     reset_attention: bool,
 ) -> tuple[Account, dict[str, Tensor]]:
     """What fits, what does not, and the tensors that would be loaded."""
-    not_in_file = reset_head and not any(map(_in_attention, found))
-    new_attention = any(map(_in_attention, state)) and (reset_attention or not_in_file)
-    started = [n for n in state if (reset_head and _in_head(tapped, n)) or (new_attention and _in_attention(n))]
+    not_in_file = reset_head and not any(map(attention.owns, found))
+    new_attention = any(map(attention.owns, state)) and (reset_attention or not_in_file)
+    started = [n for n in state if (reset_head and _in_head(tapped, n)) or (new_attention and attention.owns(n))]
     wanted = [name for name in state if name not in started]
     ready: dict[str, Tensor] = {}
     adapted, mismatched = [], []
