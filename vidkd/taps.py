@@ -96,13 +96,11 @@ class Input:
 
     def check(self, network: str, frames: int, size_px: int) -> None:
         """ConfigError if the network cannot take clips of `frames` frames and `size_px` pixels a side."""
-        wrong, options = [], {}
+        wrong = []
         if self.frames is not None and frames != self.frames:
             wrong.append(f"takes {self.frames} frames, not {frames}")
-            options["frames"] = frames
         if self.size_px is not None and size_px != self.size_px:
             wrong.append(f"takes {self.size_px} px a side, not {size_px}")
-            options["size_px"] = size_px
         if frames < self.min_frames:
             wrong.append(f"needs at least {self.min_frames} frames, not {frames}")
         if frames % self.frames_multiple:
@@ -110,9 +108,7 @@ class Input:
         if size_px < self.min_size_px:
             wrong.append(f"needs at least {self.min_size_px} px a side, not {size_px}")
         if wrong:
-            said = ", ".join(f"{name}: {value}" for name, value in options.items())
-            hint = f"; `options: {{{said}}}` of its section builds it for them" if options else ""
-            raise ConfigError(f"{network} {'; '.join(wrong)}{hint}")
+            raise ConfigError(f"{network} {'; '.join(wrong)}")
 
     def nearest(self, frames: int, size_px: int) -> tuple[int, int]:
         """The clip that the network can take next to this one: not shorter and not smaller, where there is a choice."""

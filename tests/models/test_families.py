@@ -51,10 +51,7 @@ def test_slowfast_has_taps_on_both_pathways():
 def test_mvit_is_built_for_one_length_and_size(name):
     network = models.build(name, 5, frames=4, size_px=48)
     assert cost.tap_shapes(network, 4, 48)["late"] == (768, 2, 2, 2)
-    with pytest.raises(
-        ConfigError,
-        match=r"takes 4 frames, not 8; takes 48 px a side, not 64; `options: \{frames: 8, size_px: 64\}` of its",
-    ):
+    with pytest.raises(ConfigError, match="takes 4 frames, not 8; takes 48 px a side, not 64"):
         cost.tap_shapes(network, 8, 64)
     with pytest.raises(ConfigError, match="frames must be even, not 5"):
         models.build(name, 5, frames=5)
