@@ -4,7 +4,7 @@ Reading a file, applying overrides and wording the mistakes is config_file.py.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -83,7 +83,7 @@ class Network(Section):
             raise ValueError(models.unknown(name))
         return name
 
-    def saved_in(self, weights: Path | None) -> Self:
+    def saved_in(self, weights: Path | None) -> "Network":
         """The same network with the weights that a run of it saved: nothing is adapted or begun anew."""
         return self.model_copy(
             update={"weights": weights, "adapt": "none", "reset_head": False, "reset_attention": False}
