@@ -4,6 +4,7 @@ On Linux workers are forked: decoders do not hang in a forked child (measured: d
 is shared instead of copied, and a worker starts in milliseconds, not in the seconds that importing torch takes.
 """
 
+import gc
 import signal
 import sys
 import threading
@@ -234,4 +235,5 @@ def _end(loading: Any, stuck: bool) -> None:
 
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)  # the workers are the parallelism
+    gc.freeze()  # what the parent left is there for good: never to be searched for garbage, nor its pages copied
     signals.die_with_parent(signal.SIGKILL)  # also where a decoder hangs, and nothing else would be heard
