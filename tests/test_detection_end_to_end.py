@@ -121,7 +121,7 @@ def test_a_stream_of_optical_flow(run, capsys):
         return status, json.loads(out.read_text())["events"] if status == 0 else capsys.readouterr().err
 
     status, said = told()
-    assert status == 2 and "detector sees optical flow: give --flow FILE" in said
+    assert status == 2 and "a network of optical flow: give --flow FILE" in said
     (_, kept), (_, computed) = told("--flow", stored), told("--flow-side", 64)
     best = [max(e["score"] for e in found) for found in (kept, computed)]
     assert best[0] == pytest.approx(best[1], rel=0.1)  # but for the compression of what is stored

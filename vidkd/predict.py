@@ -12,7 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,10 @@ def main(argv: list[str]) -> int:
     _check_streams(args.model, students, task)
     complete_or_error(args.video)
     with open_video(args.video, DECODER) as video, ExitStack() as opened:
-        sources = [opened.enter_context(source(each, video, args)) for each in students]
+        sources = [
+            opened.enter_context(flow.instead_of(video, args.flow, args.flow_side)) if of_flow(each) else video
+            for each in students
+        ]
         fps, duration_s = timing(video)
         rate = student.fps or fps
         starts, span = windows(student, video, args.stride_s)
@@ -146,21 +149,8 @@ def _check_streams(paths: list[Path], students: list[Student], task: Any) -> Non
                 raise ConfigError(f"--model {path}: its {what} is {own}, that of {paths[0]} {wanted}; they must agree")
 
 
-def source(student: Student, video: Video, args: argparse.Namespace) -> AbstractContextManager[Video]:
-    """What the student sees: the open `video`, or its optical flow, stored or computed. ConfigError if it is flow that
-    is asked for, and neither is said; DataError for the flow of another video."""
-    if len(student.tapped.input.mean) != FLOW_CHANNELS or flow.is_flow(args.video):
-        return nullcontext(video)
-    if args.flow is not None:
-        if not flow.is_flow(args.flow):
-            raise DataError(f"{args.flow}: holds no optical flow that data_prep flow has stored")
-        return closing(flow.same_video(open_video(args.flow), video))
-    if args.flow_side is None:
-        raise ConfigError(
-            f"{student.network} sees optical flow: give --flow FILE (python -m data_prep flow), or --flow-side PX to "
-            "compute it, the short side of the videos that it was trained on the flow of"
-        )
-    return nullcontext(flow.flow_of(video, short_side_px=args.flow_side))
+def of_flow(student: Student) -> bool:
+    return len(student.tapped.input.mean) == FLOW_CHANNELS
 
 
 def complete_or_error(path: Path) -> None:
@@ -223,7 +213,7 @@ def events(
     span_s = torch.stack([start_s, start_s + student.clip.frames * student.clip.stride / rate], dim=1)
 
     def answers(each: Student, video: Video) -> list[View]:
-        wanted = None if len(each.tapped.input.mean) == FLOW_CHANNELS else pictures
+        wanted = None if of_flow(each) else pictures
         return over_windows(each, video, starts, batch, lambda seen, _: task.said_of(each.tapped(seen)), wanted)
 
     said = [answers(each, own) for each, own in zip(students, sources, strict=True)]

@@ -5,6 +5,7 @@ at a bound and brought to 0..255: 128 is rest. Needs OpenCV: pip install 'vidkd[
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from vidkd.data import container
-from vidkd.data.decode import Video
+from vidkd.data.decode import Video, open_video
 from vidkd.errors import ConfigError, DataError
 
 ALGORITHMS = ("dis", "farneback")
@@ -108,13 +109,26 @@ def flow_of(video: Video, settings: Settings = Settings(), short_side_px: int | 
     return Video(video.path, "flow", Flow(video, settings, short_side_px))
 
 
-def same_video(flow: Video, video: Video) -> Video:
-    """`flow`, stored; DataError unless it has a frame for each of `video`."""
-    if flow.frames != video.frames:
-        raise DataError(
-            f"{flow.path}: has {flow.frames} frames, {video.path} {video.frames}; it is the flow of another video"
+@contextmanager
+def instead_of(video: Video, stored: Path | None, short_side_px: int | None) -> Iterator[Video]:
+    """What a network of flow sees of the open `video`: itself if it is flow, the flow `stored` of it, or that computed
+    in pictures of `short_side_px`. ConfigError if neither is said; DataError for what is not the flow of this video."""
+    if is_flow(video.path):
+        yield video
+    elif stored is not None:
+        if not is_flow(stored):
+            raise DataError(f"{stored}: holds no optical flow that data_prep flow has stored")
+        with open_video(stored) as flow:
+            if flow.frames != video.frames:
+                raise DataError(f"{stored}: {flow.frames} frames, the video has {video.frames}; it is of another one")
+            yield flow
+    elif short_side_px is not None:
+        yield flow_of(video, short_side_px=short_side_px)
+    else:
+        raise ConfigError(
+            "a network of optical flow: give --flow FILE (python -m data_prep flow), or --flow-side PX to compute it, "
+            "the short side of the videos that it was trained on the flow of"
         )
-    return flow
 
 
 def _algorithm(name: str) -> Callable[[Any, Any], Any]:
