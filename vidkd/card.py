@@ -44,8 +44,9 @@ def model_card(tapped: Tapped, run: Run, card: Card, results: dict[str, Any] | N
         _table(figures) or "Not evaluated.",
         "## What it sees",
         f"Clips of {card.clip.frames} frames, {card.clip.stride} apart, of which {card.view.frames} are used, at "
-        f"{card.view.size_px} px a side (short side resized, centre cropped). {_kind(card)}, mean {card.input['mean']}, "
-        f"std {card.input['std']}: `load_student` applies them. How it does on other kinds of video is not known.",
+        f"{card.view.size_px} px a side (short side resized, centre cropped). {_kind(card)}, mean "
+        f"{card.input['mean']}, std {card.input['std']}: `load_student` applies them. "
+        "How it does on other kinds of video is not known.",
         "## How it was made",
         f"`accelerate launch -m vidkd.train config.yaml`, with {_versions(results)}.",
         "## Classes",
