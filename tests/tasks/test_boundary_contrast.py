@@ -22,7 +22,6 @@ SMALL = {"backbone": "tiny4", "frames": FRAMES, "size_px": SIZE_PX, "width": 32,
 ROWS = [
     ("u", 1.0, 11.0, "jump"),
     ("u", 20.0, 23.0, "run"),
-    ("u", 26.0, 28.0, "Ambiguous"),
     ("w", 3.0, 9.0, "run"),
 ]  # of w there is no action of more than twice the shortest one
 
@@ -31,6 +30,7 @@ ROWS = [
 def make(tmp_path):
     def made(**config):
         annotations.write(tmp_path / "segments.csv", Segments.of(ROWS))
+        annotations.write(tmp_path / "ambiguous.csv", Segments.of([("u", 26.0, 28.0, "Ambiguous")]))
         return detection.Task(detection.Config(kind="detection", **config), CLASSES, tmp_path)
 
     return made
@@ -55,8 +55,8 @@ class TestCut:
         assert contrast.parts(cuts)[0].tolist() == [[2, 4], [6, 9], [4, 6]]
 
     @pytest.mark.parametrize("seed", range(50))
-    def test_what_is_moved_is_background_and_the_parts_are_the_action(self, seed):
-        """D9: the pasted piece intersects no action; whatever was drawn."""
+    def test_d9_what_is_moved_is_background_and_the_parts_are_the_action(self, seed):
+        """The pasted piece intersects no action, whatever was drawn."""
         rng = torch.Generator().manual_seed(seed)
         start = (40 * torch.rand(3, generator=rng)).tolist()
         every = [(s, s + 4 + 20 * float(torch.rand((), generator=rng))) for s in start]
@@ -85,8 +85,8 @@ class TestCut:
 
 
 class TestTask:
-    def test_each_clip_has_a_flag_of_its_own(self, make):
-        """D9: at any batch size; the shortest action of u lasts 3 s, that of w is its only one."""
+    def test_d9_each_clip_has_a_flag_of_its_own(self, make):
+        """At any batch size. The shortest action of u lasts 3 s, that of w is its only one."""
         task = make(contrast=True)
         first, second = (task.truth(window(v))["cut"] for v in "uw")
         assert second.tolist() == [0, 0, 0, 0, 0, 32]

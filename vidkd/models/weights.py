@@ -15,8 +15,8 @@ from vidkd.models import attention
 from vidkd.models._weights_file import WeightsFile, read, without_prefix
 from vidkd.taps import Tapped
 
-Adapt = Literal["none", "inflate", "collapse", "flow"]
-ADAPTS = ["none", "inflate", "collapse", "flow"]
+Adapt = Literal["none", "inflate", "collapse", "flow", "flow_collapse"]
+ADAPTS = ["none", "inflate", "collapse", "flow", "flow_collapse"]
 KEPT = "methods.safetensors"  # in a run directory
 SHOWN = 3  # tensors named in one sentence
 
@@ -79,9 +79,9 @@ def load(
     `collapse` sums a kernel over time where the network's is one frame deep: on a clip of one repeated picture the
     activations stay what they were. `inflate` spreads a kernel that is one frame deep, or has no time, evenly over
     the network's frames, to the same end. `flow` gives both channels of flow the mean of a kernel's three colours
-    (Wang et al., Temporal Segment Networks, ECCV 2016, section 3.2). `reset_head` leaves the head as it was made,
-    whatever the file has for it, and so the network's attention, where the file has none. `reset_attention` leaves the
-    attention as it was made, whatever the file has for it.
+    (Wang et al., Temporal Segment Networks, ECCV 2016, section 3.2), and `flow_collapse` is that and `collapse`.
+    `reset_head` leaves the head as it was made, whatever the file has for it, and so the network's attention, where the
+    file has none. `reset_attention` leaves the attention as it was made, whatever the file has for it.
 
     Everything is checked first. DataError, with the network untouched, for a file that cannot be read, and for any
     tensor outside these that is missing, left over, of another shape, not finite or not of the network's kind.
@@ -156,7 +156,9 @@ def _compare(
     started = [n for n in state if (reset_head and _in_head(tapped, n)) or (new_attention and attention.owns(n))]
     wanted = [name for name in state if name not in started]
     ready: dict[str, Tensor] = {}
-    adapted, mismatched = [], []
+    adapted: list[str] = []
+    averaged: list[str] = []
+    mismatched = []
     for name in wanted:
         if name not in found:
             continue
@@ -165,7 +167,9 @@ def _compare(
             mismatched.append(Mismatch(name, tuple(found[name].shape), tuple(state[name].shape)))
             continue
         ready[name] = tensor
-        if tensor.shape != found[name].shape:
+        if tensor.shape[1:2] != found[name].shape[1:2]:  # colours for flow
+            averaged.append(name)
+        if tensor.shape[2:] != found[name].shape[2:]:
             adapted.append(name)
     account = Account(
         path=Path(),
@@ -174,8 +178,8 @@ def _compare(
         missing=tuple(n for n in wanted if n not in found and not n.endswith("num_batches_tracked")),
         mismatched=tuple(mismatched),
         inflated=tuple(adapted) if adapt == "inflate" else (),
-        collapsed=tuple(adapted) if adapt == "collapse" else (),
-        averaged=tuple(adapted) if adapt == "flow" else (),
+        collapsed=tuple(adapted) if adapt in ("collapse", "flow_collapse") else (),
+        averaged=tuple(averaged),
         new_head=reset_head,
         new_attention=new_attention,
     )
@@ -186,13 +190,13 @@ def _adapt(tensor: Tensor, shape: torch.Size, adapt: Adapt) -> Tensor:
     """`tensor` for a kernel of `shape` [o, i, t, h, w]; as it is where the adaptation does not apply."""
     if len(shape) != 5 or tensor.shape == shape:
         return tensor
-    if adapt == "flow" and tensor.ndim == 5 and tensor.shape[1] == 3 and shape[1] == 2:
-        return tensor.mean(1, keepdim=True).repeat(1, 2, 1, 1, 1)
+    if adapt.startswith("flow") and tensor.ndim == 5 and tensor.shape[1] == 3 and shape[1] == 2:
+        tensor = tensor.mean(1, keepdim=True).repeat(1, 2, 1, 1, 1)
     if adapt == "inflate" and tensor.ndim == 4:
         tensor = tensor.unsqueeze(2)
     if tensor.ndim != 5 or tensor.shape[:2] != shape[:2] or tensor.shape[3:] != shape[3:]:
         return tensor
-    if adapt == "collapse" and shape[2] == 1:
+    if adapt in ("collapse", "flow_collapse") and shape[2] == 1:
         return tensor.sum(2, keepdim=True)
     if adapt == "inflate" and tensor.shape[2] == 1:
         return tensor.repeat(1, 1, shape[2], 1, 1) / shape[2]

@@ -27,6 +27,7 @@ from vidkd.tasks._detection_losses import ClassOver
 from vidkd.types import ALTERED, ClipBatch, Segments, Shown, View
 
 SEGMENTS = "segments.csv"
+UNSURE = "ambiguous.csv"  # beside it, where there are any: neither an action nor surely background
 COLUMNS = ("video", "start_s", "end_s", "label", "score")
 TIOU = ("0.3:0.1:0.7", "0.1:0.1:0.5")  # THUMOS14's usual list, and the one of the generative distillation paper's code
 ASKS_FOR = "annotations"  # the option of vidkd.score that says a file holds detections
@@ -83,7 +84,7 @@ class Task(BaseTask[Config]):
         self.own = {video: sorted(rows) for video, rows in own.items()}  # of two labels of one segment, the first one
         self.places = max(map(len, self.own.values()), default=1)
         self.unsure: dict[str, list[tuple[float, float]]] = {}
-        u = self.said.ambiguous
+        u = annotations.read(root / UNSURE).ambiguous if (root / UNSURE).is_file() else self.said.ambiguous
         for video, start, end in zip(u.video, u.start_s, u.end_s, strict=True):
             self.unsure.setdefault(video, []).append((start, end))
         self._last: tuple[Scored, Segments] | None = None
@@ -288,6 +289,11 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
 
 def score_file(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The figures of the detections in `path` against options.annotations, whoever made them."""
+    if getattr(options, "stream", None):
+        raise ConfigError(
+            "--stream joins the answers of recognition; those of detectors are joined before they are decoded: "
+            "python -m vidkd.predict VIDEO --model RGB --model FLOW"
+        )
     if options.annotations is None:
         raise ConfigError("detections are scored against annotations: say --annotations FILE")
     tiou = options.tiou or TIOU
