@@ -1,126 +1,28 @@
-"""Which clips make a step and what is in them, for any number of workers, processes and interruptions."""
+"""What is in the clips of a step, for any number of workers, processes and interruptions."""
 
 import random
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-from pydantic import ValidationError
-from torch import Tensor
 
 from data import numbered
-from vidkd.config import Augment, ClipSpec, Data, Degrade, RandAugment, TestViews, ViewSpec, Windows
-from vidkd.data import clips, order, sampling
+from data.clip_settings import NOISY, RICH, STILL, STUDENT, TEACHER, read, settings
+from vidkd.config import ClipSpec, Data, TestViews, ViewSpec
+from vidkd.data import clips, sampling
 from vidkd.data.clips import TestClips, TrainClips
 from vidkd.data.index import Index, Part
 from vidkd.data.order import StepSampler
-from vidkd.errors import ConfigError, DataError
-from vidkd.tasks._base import BaseTask, TaskSection
-from vidkd.types import ClipBatch, Shown
-
-TEACHER = ViewSpec(size_px=64)
-STUDENT = ViewSpec(size_px=32, frames=4)
-NOISY = ViewSpec(size_px=32, frames=4, degrade=Degrade(noise_std=0.1))
-STILL = Augment(crop_scale=None, flip=0)
-RICH = Augment(color_jitter=0.4, randaugment=RandAugment(ops=1), flip=0.5)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    """13 videos of 1 to 37 frames."""
-    return numbered.prepared(tmp_path_factory.mktemp("numbered"), [1, *range(3, 39, 3)])
-
-
-@pytest.fixture(scope="module")
-def part(dataset: Index) -> Part:
-    return dataset.part("split1", "train")
-
-
-def settings(**changes: object) -> Data:
-    fields = {"root": Path("."), "clip": ClipSpec(frames=8, stride=2), "augment": STILL, "workers": 0, "timeout_s": 60}
-    return Data.model_validate(fields | changes)
-
-
-def read(video: Tensor) -> list[int]:
-    """The numbers in one clip [3, T, H, W]."""
-    return numbered.numbers(video.transpose(0, 1))
+from vidkd.errors import ConfigError
+from vidkd.types import ClipBatch
 
 
 def same(a: ClipBatch, b: ClipBatch) -> bool:
     assert a.address is not None and b.address is not None
     views = all(torch.equal(a.views[name], b.views[name]) for name in a.views | b.views)
     return views and a.clip == b.clip and torch.equal(a.label, b.label) and torch.equal(a.address, b.address)
-
-
-# Addresses
-
-
-def test_generators_repeat_and_differ_by_every_part_of_the_address():
-    addresses = [(0,), (0, 0), (1,), (1, 0), (0, 1), (1, 2, 3), (12, 3), (3, 2, 1), (-1,), (2**40, 1)]
-    draws = [torch.rand(4, generator=order.generator(*a)).tolist() for a in addresses]
-    assert draws == [torch.rand(4, generator=order.generator(*a)).tolist() for a in addresses]
-    assert len({tuple(d) for d in draws}) == len(addresses)
-
-
-def test_neighbouring_addresses_are_unrelated():
-    first = torch.tensor([[torch.rand((), generator=order.generator(0, e, i)) for i in range(40)] for e in range(40)])
-    assert first.mean().item() == pytest.approx(0.5, abs=0.03)
-    correlation = torch.corrcoef(torch.stack([first[:-1].flatten(), first[1:].flatten()]))[0, 1]
-    assert abs(correlation) < 0.08
-
-
-# The sampler
-
-
-def steps(world: int = 1, batch: int = 4, accumulate: int = 1, size: int = 13, first: int = 0, last: int = 10, seed=5):
-    """Step -> the set of its (epoch, position), over all ranks and micro-steps."""
-    made: list[list[tuple[int, int]]] = []
-    samplers = [
-        StepSampler(size, batch // accumulate, seed, first * accumulate, last * accumulate, rank, world, accumulate)
-        for rank in range(world)
-    ]
-    for micro, portions in enumerate(zip(*samplers, strict=True)):
-        assert len({len(portion) for portion in portions}) == 1
-        if micro % accumulate == 0:
-            made.append([])
-        interleaved = [key for keys in zip(*portions, strict=True) for key in keys]
-        made[-1] += interleaved
-    return made
-
-
-def test_an_epoch_sees_every_clip_once_but_for_its_tail():
-    made = steps(last=9)
-    for epoch in range(3):
-        seen = [key for step in made[3 * epoch : 3 * epoch + 3] for key in step]
-        assert {e for e, _ in seen} == {epoch}
-        assert len({i for _, i in seen}) == 12
-    assert made[0] != made[3]  # another order each epoch
-    assert steps(seed=6) != steps()
-
-
-@pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (4, 1), (1, 2), (2, 2), (1, 4)])
-@pytest.mark.parametrize("size", [13, 14, 16, 23])
-def test_a_steps_clips_and_their_order_do_not_depend_on_processes_or_accumulation(
-    size: int, world: int, accumulate: int
-):
-    assert steps(world, accumulate=accumulate, size=size) == steps(size=size)
-
-
-def test_a_resumed_sampler_goes_on_where_it_was():
-    for k in (1, 2, 3, 7):  # inside an epoch, at its last step, at the first of the next
-        assert steps(last=k) + steps(first=k) == steps()
-    assert len(StepSampler(13, 4, 0, 7, 10, 0, 1)) == 3
-
-
-def test_batches_that_cannot_be_made():
-    with pytest.raises(ConfigError, match=r"10 clips at a time .* 4 processes; 8 or 12 can"):
-        StepSampler(50, 10, 0, 0, 1, 0, 4)
-    with pytest.raises(ConfigError, match="batch_size is 16, more than the 13 videos"):
-        StepSampler(13, 8, 0, 0, 1, 0, 1, accumulate=2)
 
 
 # Training clips
@@ -284,85 +186,6 @@ def test_noise_of_test_views_is_addressed_too(part: Part):
     one, other = (TestClips(part, data, {"student": NOISY}).load((0, 0)).views["student"] for _ in range(2))
     assert torch.equal(one, other)
     assert not torch.equal(one[0], one[1])
-
-
-# What a task adds, and windows over whole videos
-
-
-class Maps(BaseTask[TaskSection]):
-    """A task whose truth is a map a frame, cut as the picture is, and that learns from the second half of a video."""
-
-    def truth(self, shown: Shown) -> dict[str, Tensor]:
-        assert shown.window is not None
-        _, _, height, width = shown.window
-        frames = torch.tensor(shown.frames, dtype=torch.float32)
-        return {"map": frames[:, None, None].expand(-1, height, width), "start_s": torch.tensor(shown.start_s)}
-
-    def wants(self, shown: Shown) -> bool:
-        return shown.start_s >= shown.duration_s / 2
-
-
-def run_with(data: Data) -> Any:
-    return SimpleNamespace(data=data, task=TaskSection(kind="maps"), views=lambda: {"student": STUDENT})
-
-
-def test_a_task_adds_its_own_truth_to_training_and_test_clips(dataset: Index):
-    run = run_with(settings())
-    part = clips.part_of(dataset, run, Maps(run.task, dataset.classes), "train", training=True)
-    item = TrainClips(part, run.data, {"student": STUDENT}, run_seed=0).load((0, 12))
-    assert item.extra["map"].shape == (1, 8, 96, 96)
-    assert item.extra["map"][0, :, 0, 0].tolist()[::2] == read(item.views["student"][0])
-    batch = next(iter(clips.test_loader(part, settings(test_views=TestViews(clips=2)), {"student": STUDENT}, 3, 0, 1)))
-    assert batch.extra["map"].shape == (6, 8, 96, 96)
-
-
-def test_windows_slide_over_whole_videos(dataset: Index):
-    """The 13 videos have 1, 3, 6, ..., 36 frames; a window covers 8, and the last one is flush with the end."""
-    run = run_with(settings(clip=ClipSpec(frames=8), windows=Windows(train_step=4, test_step=8)))
-    task = Maps(run.task, dataset.classes)
-    test = clips.part_of(dataset, run, task, "train")
-    of_last = [test[i].start for i in range(len(test)) if test[i].name == "clip_12"]
-    assert of_last == [0, 8, 16, 24, 28]
-    wanted = clips.part_of(dataset, run, task, "train", training=True)
-    assert {wanted[i].name for i in range(len(wanted))} == {f"clip_{i}" for i in range(6, 13)}  # of 16 frames and more
-    assert [wanted[i].start for i in range(len(wanted)) if wanted[i].name == "clip_12"] == [20, 24, 28]
-    item = TrainClips(wanted, run.data, {"student": ViewSpec(size_px=64)}, run_seed=0).load((3, len(wanted) - 2))
-    assert read(item.views["student"][0]) == list(range(24, 32))
-    assert item.extra["start_s"].item() == pytest.approx(24 / wanted[0].fps)
-
-
-def test_videos_are_read_at_the_rate_of_the_configuration(dataset: Index):
-    fps = dataset.part("split1", "train")[0].fps
-    run = run_with(settings(clip=ClipSpec(frames=8), fps=fps / 3))
-    part = clips.part_of(dataset, run, Maps(run.task, dataset.classes), "train")
-    item = TestClips(part, run.data, {"student": ViewSpec(size_px=64)}).load((0, 12))
-    assert read(item.views["student"][0]) == list(range(8, 32, 3))  # 36 frames are 12; the middle 8 of them
-    assert item.extra["start_s"].item() == pytest.approx(2 * 3 / fps)
-
-
-def test_a_task_that_finds_nothing_says_so(dataset: Index):
-    class Nothing(Maps):
-        def wants(self, shown: Shown) -> bool:
-            return False
-
-    run = run_with(settings(windows=Windows(train_step=4, test_step=8)))
-    with pytest.raises(DataError, match="the task maps finds nothing to learn from in any span of 'train'"):
-        clips.part_of(dataset, run, Nothing(run.task, dataset.classes), "train", training=True)
-
-
-def test_a_video_without_a_label_is_for_tasks_that_need_none(dataset: Index):
-    bare = dataset.table.set_column(
-        dataset.table.column_names.index("label"), "label", pa.array(["", *dataset.table["label"].to_pylist()[1:]])
-    )
-    unlabelled = Index(dataset.root, bare, dataset.classes, dataset.card)
-    assert unlabelled.part("split1", "train")[0].label == -1
-    with pytest.raises(DataError, match="'clip_0' has no label, which the task maps needs"):
-        clips.part_of(unlabelled, run_with(settings()), Maps(TaskSection(kind="maps"), dataset.classes), "train")
-
-
-def test_steps_larger_than_a_window_are_refused():
-    with pytest.raises(ValidationError, match="more than the 8 frames of a clip"):
-        settings(clip=ClipSpec(frames=8), windows=Windows(train_step=4, test_step=9))
 
 
 # Configurations that do not fit the data

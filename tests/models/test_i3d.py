@@ -36,6 +36,7 @@ def test_costs_and_shapes(name):
         "early": (480, 32, 28, 28),
         "middle": (832, 16, 14, 14),
         "late": (1024, 8, 7, 7),
+        "late_signed": (1024, 8, 7, 7),
         "step_logits": (101, 7, 1, 1),
     }
     shapes = cost.tap_shapes(network, 256, 96)

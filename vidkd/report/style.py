@@ -111,7 +111,7 @@ body{max-width:none;padding:0;font-size:10.5pt}table{font-size:8pt}th,td{padding
 .seen .moving{display:none}.seen{grid-template-columns:minmax(0,1fr)}
 figure,.video,tr,.plot,.dots,.tile,.note{break-inside:avoid}
 h2,h3,.note,.legend{break-after:avoid}.pair{grid-template-columns:repeat(2,minmax(0,1fr))}
-.videos{display:block}.video{display:inline-block;width:48.5%;margin:0 1% 10px 0;vertical-align:top}
+.videos{display:block;break-before:avoid}.video{display:inline-block;width:48.5%;margin:0 1% 10px 0;vertical-align:top}
 .panels{grid-template-columns:repeat(3,1fr)}
 }
 """
