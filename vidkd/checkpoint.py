@@ -23,7 +23,8 @@ from vidkd.errors import DataError
 
 Groups = Mapping[str, Mapping[str, Tensor]]  # file stem -> name -> tensor
 KEPT = 2
-NAME = re.compile(r"step(\d{8,})")
+NAME = re.compile(r"step(\d{8,})\+?")
+AGAIN = "+"  # after the name of one that is to take the place of an older one of the same step
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError)
 MANIFEST_BYTES = 64_000_000  # more than the names of a million clips: anything else is a mistake or an attack
 ASIDE = "aside-"  # before the name of one that a run resumed from an older one will not read again
@@ -50,10 +51,13 @@ def save(folder: Path, step: int, groups: Groups, state: dict[str, Any], keep: i
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise DataError(f"checkpoint of step {step}: {stem}/{name} is not finite; nothing was written")
     final, partial = folder / f"step{step:08d}", folder / f".tmp-step{step:08d}"
+    again = folder / f"{final.name}{AGAIN}"
     plain = {s: {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()} for s, tensors in groups.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
+        if again.exists():  # of a save that was cut short: newer than the one whose place it should take
+            _replace(final, again)
         partial.mkdir()
         files = {}
         for stem, tensors in plain.items():
@@ -61,9 +65,12 @@ def save(folder: Path, step: int, groups: Groups, state: dict[str, Any], keep: i
         manifest = {"step": step, "state": state, "files": files}
         _write(partial / "manifest.json", json.dumps(manifest | {"sha256": _digest(manifest)}, indent=1).encode())
         sync_folder(partial)
-        if final.exists():  # nothing is deleted before the new one has its place
-            set_aside(final)
-        partial.rename(final)
+        if final.exists():  # at every instant one of them is there
+            partial.rename(again)
+            sync_folder(folder)
+            _replace(final, again)
+        else:
+            partial.rename(final)
         sync_folder(folder)
     except OSError as error:
         size = sum(t.nbytes for tensors in plain.values() for t in tensors.values())
@@ -72,11 +79,22 @@ def save(folder: Path, step: int, groups: Groups, state: dict[str, Any], keep: i
             "are untouched: mend that, then run the same command again"
         ) from error
     for old in complete(folder)[:-keep]:
-        if old.is_symlink():  # what lies behind it is not ours
-            old.unlink()
-        else:
-            shutil.rmtree(old.rename(old.with_name(f".tmp-{old.name}")))  # never half of it under its own name
+        _delete(old)
     return final
+
+
+def _delete(path: Path) -> None:
+    """Never half of it under its own name."""
+    if path.is_symlink():  # what lies behind it is not ours
+        path.unlink()
+    else:
+        shutil.rmtree(path.rename(path.with_name(f".tmp-{path.name}")))
+
+
+def _replace(final: Path, again: Path) -> None:
+    if final.exists():
+        _delete(final)
+    again.rename(final)
 
 
 def seconds_to_write(folder: Path, tensors: Mapping[str, Tensor]) -> float:
@@ -150,12 +168,12 @@ def student_tensors(path: Path) -> dict[str, Tensor]:
 def complete(folder: Path) -> list[Path]:
     """The published checkpoints, oldest first."""
     found = {path: NAME.fullmatch(path.name) for path in folder.glob("step*") if path.is_dir()}
-    return sorted((p for p, match in found.items() if match), key=step_of)
+    return sorted((p for p, match in found.items() if match), key=lambda path: (step_of(path), path.name))
 
 
 def step_of(path: Path) -> int:
     """The step that the name of a published checkpoint says."""
-    return int(path.name.removeprefix("step"))
+    return int(path.name.removeprefix("step").removesuffix(AGAIN))
 
 
 def set_aside(path: Path) -> Path:

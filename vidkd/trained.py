@@ -53,7 +53,7 @@ class Trained:
     best_kept: dict[str, Tensor] = field(default_factory=dict)  # what the methods keep, of the same moment
     best_value: float = -math.inf
     scored: int = 0  # the last step after which the val part was scored
-    saved: int = 0  # the last step of which there is a checkpoint
+    saved: int = 0  # the last step of which there is a checkpoint that knows all that is known
     unreadable: Unreadable = field(default_factory=Unreadable)
     seconds: float = 0.0  # spent in steps, over all starts of the run
     refused: int = 0  # fp16 steps in a row that the scaler skipped, up to now

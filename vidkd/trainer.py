@@ -200,6 +200,7 @@ def validate(run: Run, trained: Trained, task: BaseTask, part: Part, device: tor
         trained.best = {name: t.detach().cpu().clone() for name, t in student.state_dict().items()}
         trained.best_kept = {name: t.detach().cpu().clone() for name, t in trained.unwrapped().kept().items()}
     trained.scored = trained.step
+    trained.saved = min(trained.saved, trained.step - 1)  # one that a signal during this left does not know of it
     log.write(trained.step, {f"val/{k}": v for k, v in results.items() if isinstance(v, int | float)})
 
 

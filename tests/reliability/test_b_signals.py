@@ -102,6 +102,36 @@ def test_b1_a_signal_inside_an_evaluation_ends_it_and_the_val_part_is_scored_aga
     goes_on(root, out, whole, RARELY)
 
 
+def slow_last_scoring(mark: Path) -> None:
+    """Of the three times that the val part is scored."""
+    kept, calls = evaluation._kept, 0
+
+    def slow(*args):
+        nonlocal calls
+        calls += 1
+        if calls > 16:  # of eight batches each
+            mark.touch()
+            time.sleep(0.5)
+        return kept(*args)
+
+    evaluation._kept = slow
+
+
+def test_b1_a_signal_inside_the_last_evaluation_of_the_training_leaves_no_checkpoint_that_lacks_it(
+    root, tmp_path, whole
+):
+    """The step is saved without it, scored at the next start, and saved again with what that has shown."""
+    out, mark = tmp_path / "run", tmp_path / "mark"
+    few = ("train.eval_batch_size=1", RARELY)
+    run = runs.start(root, out, *few, before=partial(slow_last_scoring, mark))
+    run.wait_for(mark.exists)
+    run.signal(signal.SIGTERM)
+    assert run.end(30) == 143, run.said()
+    assert (newest(out).step, newest(out).state["scored"]) == (9, 6)
+    goes_on(root, out, whole, RARELY)
+    assert newest(out).state["scored"] == 9
+
+
 def test_b1_a_signal_before_the_first_step_ends_the_run_at_once(root, tmp_path):
     out = tmp_path / "run"
     run = runs.start(root, out)

@@ -126,7 +126,7 @@ def checksum(path: Path | None) -> str | None:
 @cache
 def k400_classes() -> tuple[str, ...]:
     """The 400 classes of Kinetics-400 in the order of the logits of I3D, torchvision and pytorchvideo."""
-    return tuple(Path(__file__).with_name("k400_classes.txt").read_text().splitlines())
+    return tuple(Path(__file__).with_name("k400_classes.txt").read_text(encoding="utf-8").splitlines())
 
 
 def _by_own_name(tapped: Tapped, file: WeightsFile, own: set[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
