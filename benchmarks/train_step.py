@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/train_step.py CONFIG [KEY=VALUE ...] [--steps 30] [--clips 64] [--pool 2 2 2]
 
 The steps are those of training CONFIG (vidkd.trainer.update, the loader included), by all variants in turn, so that a
-busy machine slows all alike; a ratio is the median over rounds of variant / student alone, of whole steps and of what is left of them without the
-waiting for clips. The methods are logits and
-feature_consistency on the late tap, which the cache holds averaged to POOL places in t, h, w. Only CLIPS clips are
-used, and cached in a temporary folder. Beside the ratio: where a step goes, in ms, and peak memory, of a process of its
-own that takes three steps of one variant (resident on a CPU, allocated on a GPU).
+busy machine slows all alike; a ratio is the median over rounds of variant / student alone, of whole steps and of what
+is left of them without the waiting for clips. The methods are logits and feature_consistency on the late tap, which the
+cache holds averaged to POOL places in t, h, w. Only CLIPS clips are used, and cached in a temporary folder. Beside the
+ratios: where a step goes, in ms, and peak memory, of a process of its own that takes three steps of one variant
+(resident on a CPU, allocated on a GPU).
 """
 
 import argparse
