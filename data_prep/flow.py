@@ -8,40 +8,22 @@ motion from t to t + 1 (the last one repeats), x and y in px of the prepared pic
 import argparse
 import functools
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from data_prep.pipeline import pack as packing
 from data_prep.pipeline import prepare, produce, writer
 from data_prep.pipeline.listing import Item, Listing, table_of
 from data_prep.pipeline.produce import Facts
-from vidkd.data import index
+from vidkd.data import flow, index
+from vidkd.data.decode import open_video, pack
+from vidkd.data.flow import ALGORITHMS, Settings
 from vidkd.data.index import pc
 from vidkd.errors import ConfigError, DataError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vidkd.data.decode import Video
-
-ALGORITHMS = ("dis", "farneback")
 NAMES = {"flow": "optical flow already", "features": "features, no videos"}
-SEGMENTS = "segments.csv"  # of a data set for detection: it goes along
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How flow is computed and stored."""
-
-    algorithm: str = "dis"  # Kroeger et al., ECCV 2016, OpenCV's medium preset; or farneback, SCIA 2003
-    bound_px: float = 20.0  # what is faster along x or y is stored as that fast
-
-    def __str__(self) -> str:
-        return f"flow 1 {self.algorithm} {self.bound_px:g}"
+SEGMENTS = ("segments.csv", "ambiguous.csv")  # of a data set for detection: they go along
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,16 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.bound <= 0 or args.workers < 0:
         raise ConfigError("--bound must be above 0, --workers 0 or more")
-    if find_spec("cv2") is None:
-        raise ConfigError("optical flow needs OpenCV, which is not installed here: pip install 'vidkd[flow]'")
+    flow.check()
     data = index.read(args.root)
     if data.modality != "rgb":
         raise DataError(f"{args.root}: holds {NAMES[data.modality]}; give the data set that it was made of")
     settings = Settings(args.algorithm, args.bound)
     listing = listing_of(data)
     produce.produce(args.out, listing, functools.partial(make_flow, settings), str(settings), args.workers)
-    if (data.root / SEGMENTS).is_file():
-        shutil.copyfile(data.root / SEGMENTS, args.out / SEGMENTS)
+    for name in SEGMENTS:
+        if (data.root / name).is_file():
+            shutil.copyfile(data.root / name, args.out / name)
     failed = pc.sum(pc.not_equal(data.table["status"], "ok")).as_py()  # there already, and in no part
     return writer.finish(args.out, listing, asdict(settings), failed)
 
@@ -91,48 +73,10 @@ def listing_of(data: index.Index) -> Listing:
 
 def make_flow(settings: Settings, item: Item, target: Path) -> Facts:
     """Write the flow of the item's video into `target`."""
-    from vidkd.data.decode import open_video, pack  # imports torch
-
     try:
         with open_video(Path(item.source)) as video:
             frames, fps = video.frames, video.fps
-            width, height = pack(video, target, "flow", flow(video, settings))
+            width, height = pack(flow.flow_of(video, settings), target, "flow")
         return Facts(frames, fps, width, height)
     except DataError as error:
         return Facts(status="unreadable", reason=str(error))
-
-
-def flow(video: "Video", settings: Settings) -> "Iterator[Tensor]":
-    """[2, H, W] uint8 for each frame of the video: the motion to the next one along x and y."""
-    import cv2
-    import torch
-
-    cv2.setNumThreads(1)  # each worker is one process already
-
-    def stored(motion: Any) -> "Tensor":
-        bound = settings.bound_px
-        share = (torch.from_numpy(motion).permute(2, 0, 1).clamp(-bound, bound) + bound) / (2 * bound)
-        return (255 * share).round().to(torch.uint8)
-
-    compute = _algorithm(settings.algorithm)
-    before: Any = None
-    made: Tensor | None = None
-    for frame in video.walk(range(video.frames)):
-        gray = cv2.cvtColor(frame.permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_RGB2GRAY)
-        if before is not None:
-            made = stored(compute(before, gray))
-            yield made
-        before = gray
-    if before is not None:
-        yield made if made is not None else torch.full((2, *before.shape), 128, dtype=torch.uint8)
-
-
-def _algorithm(name: str) -> Callable[[Any, Any], Any]:
-    """(gray [H, W] uint8, the next one) -> [H, W, 2] float, px."""
-    cv2: Any = import_module("cv2")  # its type stubs refuse None where it asks for it
-
-    if name == "dis":
-        dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        return lambda a, b: dis.calc(a, b, None)
-    parameters = {"pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.2}
-    return lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, **parameters, flags=0)

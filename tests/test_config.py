@@ -41,6 +41,13 @@ def test_a_dumped_config_loads_to_an_equal_one(shipped, tmp_path):
         ("teacher=null", "methods need a teacher"),
         ("methods=[]", "a teacher without methods has nothing to say"),
         ("optim.lr=.inf", "optim.lr: Input should be a finite number"),
+        ("train.epochs=1e300", "train.epochs: Input should be less than or equal to 1000000 (got 1e+300)"),
+        (
+            "train={steps: 1000000000000000000, batch_size: 8}",
+            "train.steps: Input should be less than or equal to 1000",
+        ),
+        ("data.workers=100000", "data.workers: Input should be less than or equal to 1024"),
+        ("data.timeout_s=1e300", "data.timeout_s: Input should be less than or equal to 1000000"),
     ],
 )
 def test_a_mistake_is_named_where_it_is(override, message):

@@ -44,7 +44,7 @@ def test_prediction_sees_what_evaluation_sees(run):
     with open_video(part[1].path) as video:
         starts, span = predict.windows(student, video, None)
         assert (starts, span) == ([0], 25)
-        found = predict.events([student], detection, video, starts, batch=2)
+        found = predict.events([student], detection, [video], starts, batch=2)
     own = [i for i, name in enumerate(expected["video"]) if name == part[1].name and expected["start_s"][i] < 4.0]
     assert [e[3] for e in found] == pytest.approx([expected["score"][i] for i in own], rel=1e-4)
     assert [e[0] for e in found] == pytest.approx([expected["start_s"][i] for i in own], abs=1e-3)
@@ -79,7 +79,7 @@ def test_two_streams_answer_as_one(run, capsys):
     first, second = (export.load_student(folder / name) for name in ("run", "other"))
     with open_video(folder / "set" / "test_000.mp4") as video:
         alone, twice, both = (
-            predict.events(streams, detection, video, [0], batch=1)
+            predict.events(streams, detection, [video] * len(streams), [0], batch=1)
             for streams in ([first], [first, first], [first, second])
         )
     assert [e[2:] for e in twice] == [e[2:] for e in alone] != [e[2:] for e in both]
@@ -98,6 +98,46 @@ def test_two_streams_answer_as_one(run, capsys):
     assert "detector and detector, 4 classes: 1 window(s)" in capsys.readouterr().out
     assert cli.run_main(predict.main, [str(a) for a in (*told, folder / "slower")]) == 2
     assert "its fps is 10.0, that of" in capsys.readouterr().err
+
+
+def test_a_stream_of_optical_flow(run, capsys):
+    """RGB and flow together: flow as data_prep stored it, and flow that is computed where it is needed."""
+    pytest.importorskip("cv2", reason="pip install 'vidkd[flow]'")
+    made, _, folder = run
+    options = made.student.options | {"backbone_options": {"width": 8, "modality": "flow"}}
+    of_flow = made.model_copy(update={"student": made.student.model_copy(update={"options": options})})
+    network, _ = distiller.build_network(of_flow.student, 4, made.data.clip.frames)
+    more = {"task": of_flow.task.model_copy(update={"background": True})}  # it teaches; what is answered is alike
+    export.save_student(folder / "of_flow", network, of_flow.model_copy(update=more), tiny_set.CLASSES, None)
+    assert data_prep.main(["flow", "--root", str(folder / "set"), "--out", str(folder / "flow"), "--workers", "0"]) == 0
+    stored = index.read(folder / "flow").part("split1", "test")[0].path
+    video = folder / "set" / "test_000.mp4"
+    streams = ["--model", folder / "run", "--model", folder / "of_flow", "--threshold", "0"]
+
+    def told(*words):
+        out = folder / "e.json"
+        arguments = [str(a) for a in (video, *streams, "--json", out, "--png", folder / "e.png", *words)]
+        status = cli.run_main(predict.main, arguments)
+        return status, json.loads(out.read_text())["events"] if status == 0 else capsys.readouterr().err
+
+    status, said = told()
+    assert status == 2 and "a network of optical flow: give --flow FILE" in said
+    (_, kept), (_, computed) = told("--flow", stored), told("--flow-side", 64)
+    best = [max(e["score"] for e in found) for found in (kept, computed)]
+    assert best[0] == pytest.approx(best[1], rel=0.1)  # but for the compression of what is stored
+    one, two = export.load_student(folder / "run"), export.load_student(folder / "of_flow")
+    with open_video(video) as seen, open_video(stored) as flow:
+        both = predict.events([one, two], detection, [seen, flow], [0], batch=1)
+        alone = predict.events([two], detection, [flow], [0], batch=1)
+    assert [e["score"] for e in kept] == pytest.approx([e[3] for e in both], rel=1e-5)
+    assert [e[3] for e in alone] != [e[3] for e in both]
+    streams[1:4] = [folder / "of_flow"]  # alone, on a file of flow itself
+    video = stored
+    assert told()[0] == 0
+    video, other = folder / "set" / "test_000.mp4", tiny_set.make(folder / "other_set", train=1, test=1, frames=12)
+    assert told("--flow", other / "test_000.mp4")[1].endswith("holds no optical flow that data_prep flow has stored\n")
+    for words, message in ((("--flow", stored, "--flow-side", 64), "give one"), (("--flow-side", 2), "16 or more")):
+        assert message in told(*words)[1]
 
 
 def test_rendered_videos_say_what_happens_when(tmp_path):

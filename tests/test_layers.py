@@ -43,6 +43,7 @@ PREPARATION = {
     "data.container",
     "data.complete",
     "data.colours",
+    "data.flow",
 }
 
 

@@ -23,7 +23,18 @@ def test_warmup_then_cosine_to_zero():
 
 def test_cosine_ends_where_it_is_told():
     section = Optim(lr=2.0, schedule=Cosine(final=0.1))
-    assert optim.learning_rate(section, 50, 50) == pytest.approx(0.2)
+    assert optim.learning_rate(section, 50, 50) == pytest.approx(0.2)  # after the last step, which is number 49
+    parameter = nn.Parameter(torch.zeros(1))
+    sgd = torch.optim.SGD([parameter], lr=2.0)
+    torch_says = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=50, eta_min=0.2)
+    for step in range(50):
+        assert optim.learning_rate(section, step, 50) == pytest.approx(torch_says.get_last_lr()[0])
+        sgd.step()
+        torch_says.step()
+
+
+def test_the_last_step_learns_also_where_the_cosine_ends_at_nothing():
+    assert 0 < optim.learning_rate(Optim(lr=1.0), 49, 50) < 0.002
 
 
 def test_step_decay_falls_at_its_fractions():

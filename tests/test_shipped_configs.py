@@ -25,7 +25,7 @@ def flow_root(clips_root):
     return out
 
 
-def test_it_trains_a_step_and_evaluates(shipped, clips_root, tmp_path, request):
+def test_d14_it_trains_a_step_and_evaluates(shipped, clips_root, tmp_path, request):
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     run = config_file.load(shipped)

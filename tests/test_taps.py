@@ -114,9 +114,9 @@ def test_a_tap_the_network_lacks_is_named_with_those_it_has():
 @pytest.mark.parametrize(
     ("limits", "frames", "size_px", "message"),
     [
-        ({"frames": 16}, 8, 224, "takes 16 frames, not 8"),
+        ({"frames": 16}, 8, 224, "takes 16 frames, not 8$"),
         ({"size_px": 224}, 8, 112, "takes 224 px a side, not 112"),
-        ({"min_frames": 4}, 2, 112, "needs at least 4 frames, not 2"),
+        ({"min_frames": 4}, 2, 112, "needs at least 4 frames, not 2$"),
         ({"frames_multiple": 8}, 12, 112, "needs a multiple of 8 frames, not 12"),
         ({"min_size_px": 32}, 8, 16, "needs at least 32 px a side, not 16"),
     ],

@@ -144,7 +144,7 @@ def test_layers_are_frozen_with_their_statistics(make):
     assert not all(torch.equal(first[n], last[n]) for n in first)
 
 
-def test_batch_statistics_that_nothing_taught_are_not_frozen(make):
+def test_d4_batch_statistics_that_nothing_taught_are_not_frozen(make):
     """Frozen at mean 0 and variance 1 they normalise nothing; those that came with weights may be frozen."""
     run = make("faded", "methods=[]", "teacher=null", "student.name=small_r3d", "optim.lr_scale={stem: 0}")
     with pytest.raises(ConfigError, match=r"freezes stem\.1, whose batch statistics were never learned"):

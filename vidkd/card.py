@@ -44,14 +44,19 @@ def model_card(tapped: Tapped, run: Run, card: Card, results: dict[str, Any] | N
         _table(figures) or "Not evaluated.",
         "## What it sees",
         f"Clips of {card.clip.frames} frames, {card.clip.stride} apart, of which {card.view.frames} are used, at "
-        f"{card.view.size_px} px a side (short side resized, centre cropped). RGB, mean {card.input['mean']}, std "
-        f"{card.input['std']}: `load_student` applies them. How it does on other kinds of video is not known.",
+        f"{card.view.size_px} px a side (short side resized, centre cropped). {_kind(card)}, mean "
+        f"{card.input['mean']}, std {card.input['std']}: `load_student` applies them. "
+        "How it does on other kinds of video is not known.",
         "## How it was made",
         f"`accelerate launch -m vidkd.train config.yaml`, with {_versions(results)}.",
         "## Classes",
         ", ".join(card.classes),
     ]
     return "\n\n".join(paragraphs) + "\n"
+
+
+def _kind(card: Card) -> str:
+    return {2: "Optical flow (`python -m data_prep flow`)", 3: "RGB"}.get(len(card.input["mean"]), "Features")
 
 
 def _usage(run: Run) -> str:

@@ -23,8 +23,10 @@ from vidkd.errors import DataError
 
 Groups = Mapping[str, Mapping[str, Tensor]]  # file stem -> name -> tensor
 KEPT = 2
-NAME = re.compile(r"step(\d{8,})")
+NAME = re.compile(r"step(\d{8,})\+?")
+AGAIN = "+"  # after the name of one that is to take the place of an older one of the same step
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError)
+MANIFEST_BYTES = 64_000_000  # more than the names of a million clips: anything else is a mistake or an attack
 ASIDE = "aside-"  # before the name of one that a run resumed from an older one will not read again
 
 
@@ -49,10 +51,13 @@ def save(folder: Path, step: int, groups: Groups, state: dict[str, Any], keep: i
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise DataError(f"checkpoint of step {step}: {stem}/{name} is not finite; nothing was written")
     final, partial = folder / f"step{step:08d}", folder / f".tmp-step{step:08d}"
+    again = folder / f"{final.name}{AGAIN}"
     plain = {s: {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()} for s, tensors in groups.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
+        if again.exists():  # of a save that was cut short: newer than the one whose place it should take
+            _replace(final, again)
         partial.mkdir()
         files = {}
         for stem, tensors in plain.items():
@@ -60,9 +65,12 @@ def save(folder: Path, step: int, groups: Groups, state: dict[str, Any], keep: i
         manifest = {"step": step, "state": state, "files": files}
         _write(partial / "manifest.json", json.dumps(manifest | {"sha256": _digest(manifest)}, indent=1).encode())
         sync_folder(partial)
-        if final.exists():  # nothing is deleted before the new one has its place
-            set_aside(final)
-        partial.rename(final)
+        if final.exists():  # at every instant one of them is there
+            partial.rename(again)
+            sync_folder(folder)
+            _replace(final, again)
+        else:
+            partial.rename(final)
         sync_folder(folder)
     except OSError as error:
         size = sum(t.nbytes for tensors in plain.values() for t in tensors.values())
@@ -71,11 +79,22 @@ def save(folder: Path, step: int, groups: Groups, state: dict[str, Any], keep: i
             "are untouched: mend that, then run the same command again"
         ) from error
     for old in complete(folder)[:-keep]:
-        if old.is_symlink():  # what lies behind it is not ours
-            old.unlink()
-        else:
-            shutil.rmtree(old.rename(old.with_name(f".tmp-{old.name}")))  # never half of it under its own name
+        _delete(old)
     return final
+
+
+def _delete(path: Path) -> None:
+    """Never half of it under its own name."""
+    if path.is_symlink():  # what lies behind it is not ours
+        path.unlink()
+    else:
+        shutil.rmtree(path.rename(path.with_name(f".tmp-{path.name}")))
+
+
+def _replace(final: Path, again: Path) -> None:
+    if final.exists():
+        _delete(final)
+    again.rename(final)
 
 
 def seconds_to_write(folder: Path, tensors: Mapping[str, Tensor]) -> float:
@@ -113,7 +132,7 @@ def newest(folder: Path) -> tuple[Saved, list[str]] | None:
 def read(path: Path) -> Saved:
     """The checkpoint in the folder `path`; DataError, naming the file, for anything in it that is not as it was."""
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
+        manifest = json.loads(_content(path / "manifest.json", MANIFEST_BYTES))
         if (stated := manifest.pop("sha256", None)) is None:
             raise DataError(f"{path / 'manifest.json'}: has no checksum of its own (was an older vidkd at work?)")
         if stated != _digest(manifest):
@@ -122,12 +141,14 @@ def read(path: Path) -> Saved:
         for name, expected in manifest["files"].items():
             if Path(name).name != name:
                 raise DataError(f"{path / 'manifest.json'}: {name!r} is no file of this folder")
-            content = (path / name).read_bytes()
+            content = _content(path / name, expected["bytes"])
             if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
                 raise DataError(f"{path / name}: its checksum is not the one in manifest.json")
             groups[Path(name).stem] = safetensors.torch.load(content)
         if (named := NAME.fullmatch(path.name)) and int(named[1]) != manifest["step"]:
             raise DataError(f"{path}: holds the checkpoint of step {manifest['step']}")
+        if type(manifest["step"]) is not int or not isinstance(manifest["state"], dict) or not groups:
+            raise DataError(f"{path / 'manifest.json'}: names no step, no state or no file")
         return Saved(path, manifest["step"], groups, manifest["state"])
     except UNREADABLE as error:
         if isinstance(error, DataError):
@@ -147,12 +168,12 @@ def student_tensors(path: Path) -> dict[str, Tensor]:
 def complete(folder: Path) -> list[Path]:
     """The published checkpoints, oldest first."""
     found = {path: NAME.fullmatch(path.name) for path in folder.glob("step*") if path.is_dir()}
-    return sorted((p for p, match in found.items() if match), key=step_of)
+    return sorted((p for p, match in found.items() if match), key=lambda path: (step_of(path), path.name))
 
 
 def step_of(path: Path) -> int:
     """The step that the name of a published checkpoint says."""
-    return int(path.name.removeprefix("step"))
+    return int(path.name.removeprefix("step").removesuffix(AGAIN))
 
 
 def set_aside(path: Path) -> Path:
@@ -211,15 +232,27 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def opener(path: str, flags: int) -> int:
+    """For `open`: never through a link, which somebody may have planted in a folder that others can write to."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def _write(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        with path.open("wb") as file:
+        with open(path, "wb", opener=opener) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:  # of a full disk, Python does not say where
         raise OSError(error.errno, error.strerror, str(path)) from None
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _content(path: Path, most: int) -> bytes:
+    """What a file of at most `most` bytes holds; DataError for a bigger one, and for none (a pipe never ends)."""
+    if path.exists() and (not path.is_file() or path.stat().st_size > most):
+        raise DataError(f"{path}: is no file of at most {most:,} bytes")
+    return path.read_bytes()
 
 
 def _digest(manifest: dict[str, Any]) -> str:

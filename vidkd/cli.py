@@ -4,7 +4,9 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -47,6 +49,43 @@ def run_main(main: Callable[[list[str]], int], argv: list[str]) -> int:
         hint = "; make room, then run the same command again" if error.errno in FULL else ""
         return _say(f"{where}{error.strerror}{hint}")
     return status
+
+
+@contextmanager
+def whoever_reads() -> Iterator[None]:
+    """Inside, the process does not end because its terminal was closed, or because what it is piped into has ended (as
+    `| tee` does at a Ctrl-C): what it says from then on goes nowhere."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = Unread(sys.stdout), Unread(sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+class Unread:
+    """A text stream that is silent from the first time on that it cannot be written."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # what it still holds goes there too, when Python ends
+            os.close(nowhere)
 
 
 def _say(message: str) -> int:

@@ -74,6 +74,7 @@ class Network(Section):
     weights: Path | None = None  # a .safetensors, a weights-only .pt, or a run directory
     adapt: Adapt = "none"  # how kernels of another temporal size, or of RGB for a network of flow, are brought over
     reset_head: bool = False  # take the weights of all but the head (class counts may differ); attention may be lacking
+    reset_attention: bool = False  # begin with a new attention, whatever the weights have of one
 
     @field_validator("name")
     @classmethod
@@ -81,6 +82,12 @@ class Network(Section):
         if name not in models.zoo():
             raise ValueError(models.unknown(name))
         return name
+
+    def saved_in(self, weights: Path | None) -> "Network":
+        """The same network with the weights that a run of it saved: nothing is adapted or begun anew."""
+        return self.model_copy(
+            update={"weights": weights, "adapt": "none", "reset_head": False, "reset_attention": False}
+        )
 
 
 class Student(Network):
@@ -177,8 +184,8 @@ class Data(Section):
     test_views: TestViews = TestViews()
     windows: Windows | None = None  # None: one random span of each training video, test_views.clips of a test video
     decoder: Literal["auto", "decord", "torchcodec", "pyav"] = "auto"
-    workers: int = Field(default=2, ge=0)
-    timeout_s: float = Field(default=120, gt=0)  # a loader worker silent for longer is an error
+    workers: int = Field(default=2, ge=0, le=1024)
+    timeout_s: float = Field(default=120, gt=0, le=1e6)  # a loader worker silent for longer is an error
     on_error: Literal["raise", "skip"] = "raise"  # an undecodable video in training
     max_bad_fraction: Probability = 0.001  # with on_error: skip, more of an epoch than this stops the run
 
@@ -197,7 +204,8 @@ class Train(Span):
     accumulate: Count = 1
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     ema: float | None = Field(default=None, gt=0, lt=1)  # decay of the averaged student: that is then evaluated
-    threads: Count | None = None  # CPU threads of torch; None: its own choice
+    deterministic: bool = False  # on a GPU: only algorithms that give the same bits again, or an error; slower
+    threads: int | None = Field(default=None, gt=0, le=1024)  # CPU threads of torch; None: its own choice
     processes: Count | None = None  # refuse to start on another number of processes
     eval_every: Span | None = None  # on the val part; None: never before the end
     eval_batch_size: Count | None = None  # views at a time; None: batch_size

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from vidkd.models import attention, weights
 from vidkd.section import Weighted
 from vidkd.taps import Frozen, Tap, Tapped
 from vidkd.tasks._base import BaseTask
-from vidkd.types import ClipBatch, View
+from vidkd.types import ALTERED, ClipBatch, View
 
 Terms = dict[str, Tensor]
 
@@ -34,6 +35,8 @@ class Trainee(nn.Module):
         """The student's view, and every method's terms, unweighted, as `<method>/<term>`."""
         with self.watch("student"):
             student = self.student(batch.seen_by("student"))
+            if ALTERED in batch.views:
+                student = replace(student, altered=self.student(batch.seen_by(ALTERED)))
         terms: Terms = {}
         with self.watch("methods"):
             for key, method in zip(self.keys, self.methods, strict=True):
@@ -85,7 +88,8 @@ def build_network(
     attention.attach(network, section.attention, *network.clip)
     if section.weights is None:
         return network, None
-    return network, weights.load(network, section.weights, section.adapt, section.reset_head)
+    loaded = weights.load(network, section.weights, section.adapt, section.reset_head, section.reset_attention)
+    return network, loaded
 
 
 def _remedy(who: str, section: Network, network: Tapped) -> str:

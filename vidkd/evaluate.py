@@ -9,6 +9,7 @@ a CONFIG. More views, another size:
 
 import argparse
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -44,14 +45,18 @@ def main(argv: list[str]) -> int:
 
 
 def evaluate(run: Run, weights: Path, part: str, out: Path, *, student_only: bool = False) -> dict:
-    """Score `weights` as the student of `run`; results.json and predictions go to `out`."""
+    """Score `weights` as the student of `run`; configuration, results and predictions go to `out`, once all is scored.
+
+    ConfigError or DataError, and nothing written, where that cannot be: also for an `out` that could not be made.
+    """
     accelerator = trained.make_accelerator(run)
+    check_out(out)
     data_set = index.read(run.data.root)
     clips.check(data_set, run)
+    task = distiller.build_task(run, data_set.classes)
+    clips.part_of(data_set, run, task, part).check_files()
     saved = is_checkpoint(weights)
-    section = run.student.model_copy(
-        update={"weights": None if saved else weights, "adapt": "none", "reset_head": False}
-    )
+    section = run.student.saved_in(None if saved else weights)
     student, account = distiller.build_network(section, len(data_set.classes), run.data.clip.frames)
     if saved:
         try:
@@ -68,11 +73,14 @@ def evaluate(run: Run, weights: Path, part: str, out: Path, *, student_only: boo
         network, _ = distiller.build_network(run.teacher, len(data_set.classes), run.data.clip.frames, "teacher")
         teacher = Frozen(network, run.teacher_precision)
         teacher.to(accelerator.device)
-    if accelerator.is_main_process:
-        out.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomic(out / "config.yaml", config_file.dump(run).encode())  # what was scored, and how
-    task = distiller.build_task(run, data_set.classes)
     return results.evaluate(run, data_set, part, task, student.to(accelerator.device), teacher, out)
+
+
+def check_out(out: Path) -> None:
+    """ConfigError if results could not be written there: said before an hour of scoring, not after it."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ConfigError(f"{out}: cannot be written; choose another folder with --out")
 
 
 def is_checkpoint(path: Path) -> bool:

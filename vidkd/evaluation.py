@@ -161,7 +161,12 @@ def git_commit() -> str | None:
 
     def git(*args: str) -> str:
         return subprocess.run(
-            ["git", "-C", here, *args], capture_output=True, text=True, timeout=10, check=True
+            ["git", "--no-optional-locks", "-C", here, *args],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=10,
+            check=True,
         ).stdout.strip()
 
     try:

@@ -92,7 +92,7 @@ def extract(data: Index, recipe: Recipe, out: Path) -> int:
     for name in KEPT:
         if (data.root / name).exists():
             shutil.copyfile(data.root / name, out / name)
-    description = json.loads((out / features.DESCRIPTION).read_text())
+    description = json.loads((out / features.DESCRIPTION).read_text(encoding="utf-8"))
     card = {"name": f"{data.name}_features", "horizontal_flip": "changes_labels"}
     card |= {"modality": "features", "features": description}
     index.write(out, pa.Table.from_pylist(rows, data.table.schema), data.classes, card)

@@ -24,7 +24,9 @@ class Constant(Section):
 
 class Cosine(Section):
     kind: Literal["cosine"] = "cosine"
-    final: float = Field(default=0.0, ge=0, le=1)  # of the full learning rate, at the last step
+    # Of the full learning rate, where the curve ends: after the last step, as in torch's CosineAnnealingLR with T_max =
+    # steps. The last step is one short of it, so that with 0 it still learns.
+    final: float = Field(default=0.0, ge=0, le=1)
 
 
 class StepDecay(Section):
@@ -50,7 +52,10 @@ class Optim(Section):
 
 
 def learning_rate(optim: Optim, step: int, steps: int) -> float:
-    """The rate of step `step` of `steps`: linear warm-up, then constant, cosine to `final`, or step decay."""
+    """The rate of step `step` (from 0) of `steps`: linear warm-up, then constant, step decay, or half a cosine.
+
+    The cosine would come to `final` at step `steps`, the first that is not made (SGDR, arXiv:1608.03983, section 3).
+    """
     warmup = optim.warmup.count() if optim.warmup else 0
     if optim.warmup and step < warmup:
         start = optim.warmup.start

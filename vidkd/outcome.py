@@ -63,12 +63,13 @@ def unlike(a: dict[str, Any], b: dict[str, Any], free: Collection[str]) -> list[
     A key that one of them lacks (an older vidkd wrote it) counts as None. What of the task only teaches (the weights of
     its losses) is no part of how it is scored.
     """
-    a, b = ({**protocol, "task": _scoring(protocol.get("task"))} for protocol in (a, b))
+    a, b = ({**protocol, "task": scoring(protocol.get("task"))} for protocol in (a, b))
     keys = (a.keys() | b.keys()) - set(free)
     return [d for key in sorted(keys) for d in run_dir.differences(a.get(key), b.get(key), f"protocol.{key}")]
 
 
-def _scoring(task: dict[str, Any] | None) -> dict[str, Any] | None:
+def scoring(task: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Of a task section, what decides how its answers are scored: not what only teaches."""
     if task is None:
         return None
     teaches = tasks.load(task["kind"]).Config.only_teaches

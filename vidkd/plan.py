@@ -66,6 +66,7 @@ def plan(run: Run, steps: int) -> str:
     with mistakes.noted():
         built = distiller.build(run, len(data_set.classes))
         distiller.check_weights(run, built[0], task)
+        task.asks(built[0].student)
     mistakes.raise_any()
     assert built is not None
     trainee, teacher, accounts = built

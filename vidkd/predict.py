@@ -2,7 +2,9 @@
 
 What happens when: a trained student looks at a video of any length through a window that slides over it. PATH is a run
 directory, or the student.safetensors in it. A detector (--task detection) says when each action begins and ends; of
-several (--model A --model B: two streams) the answers are averaged.
+several (--model A --model B: two streams) the answers are averaged before anything is decoded. A student of optical
+flow sees --flow FILE, as data_prep flow stored it, or flow that is computed here (--flow-side PX, the short side of the
+videos that its flow was computed from).
 """
 
 import argparse
@@ -10,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +21,20 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
-from vidkd import checkpoint, cli, export, tasks
-from vidkd.data import complete, container, order, sampling, transforms, walking
+from vidkd import checkpoint, cli, export, outcome, tasks
+from vidkd.data import complete, container, flow, order, sampling, transforms, walking
 from vidkd.data.decode import Video, open_video
 from vidkd.data.degrade import degrade
 from vidkd.errors import ConfigError, DataError
 from vidkd.export import Student
+from vidkd.run_dir import differences
 from vidkd.timeline import Timeline, clock, of_events, page, picture, text_bar
 from vidkd.timeline import events as event_line
 from vidkd.timeline.events import Event
 from vidkd.types import View
 
 DECODER = "pyav"  # its memory stays flat over hours; decord keeps every packet that it has read
+FLOW_CHANNELS = 2  # along x and y
 ASSUMED_FPS = 25.0  # where a video does not say
 PICTURES, PICTURE_PX = 9, 240  # frames in the --png, and their height
 Pictures = dict[int, Tensor | None]
@@ -47,23 +52,28 @@ def main(argv: list[str]) -> int:
     task = tasks.load(trained_for)
     _check_streams(args.model, students, task)
     complete_or_error(args.video)
-    with open_video(args.video, DECODER) as video:
+    with open_video(args.video, DECODER) as video, ExitStack() as opened:
+        sources = [
+            opened.enter_context(flow.instead_of(video, args.flow, args.flow_side)) if of_flow(each) else video
+            for each in students
+        ]
         fps, duration_s = timing(video)
         rate = student.fps or fps
         starts, span = windows(student, video, args.stride_s)
         _say_what(args.video, video, students, duration_s, span / rate, len(starts))
         pictures: Pictures = {}
-        if (args.png or args.html) and video.decoder != "features":
+        if (args.png or args.html) and video in sources and video.decoder != "features":
             pictures = {int((i + 0.5) * video.frames / PICTURES): None for i in range(PICTURES)}
         report: dict[str, Any] = {"video": str(args.video), "model": ", ".join(map(str, args.model))}
         report |= {"network": student.network, "fps": fps, "duration_s": duration_s}
         timeline = None
         if hasattr(task, "events"):
-            found = [e for e in events(students, task, video, starts, args.batch, pictures) if e[3] >= args.threshold]
+            every = events(students, task, sources, starts, args.batch, pictures)
+            found = [event for event in every if event[3] >= args.threshold]
             _print_events(found, of_events(student.classes, found, duration_s))
             report["events"] = [dict(zip(("start_s", "end_s", "class", "score"), e, strict=True)) for e in found]
         else:
-            seen = probabilities(student, video, starts, args.batch, pictures)
+            seen = probabilities(student, sources[0], starts, args.batch, pictures)
             start_s = torch.tensor(starts, dtype=torch.float64) / rate
             end_s = (start_s + span / rate).clamp(max=duration_s)
             timeline = Timeline(student.classes, start_s, end_s, seen, duration_s)
@@ -94,6 +104,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("video", type=Path)
     parser.add_argument("--model", type=Path, required=True, action="append", metavar="PATH")
     parser.add_argument("--task", help="what the model was trained for; another one is an error")
+    parser.add_argument("--flow", type=Path, metavar="FILE", help="the video's optical flow, for students of flow")
+    parser.add_argument("--flow-side", type=int, metavar="PX", help="or compute it from pictures of that short side")
     parser.add_argument("--threshold", type=float, default=0.1, metavar="P", help="the least score of an event (0.1)")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes a window (default: 5)")
     parser.add_argument("--stride-s", type=float, metavar="S", help="seconds between windows (default: half a window)")
@@ -113,6 +125,10 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--threshold {args.threshold}: must be a probability, 0 to 1")
     if args.stride_s is not None and not (math.isfinite(args.stride_s) and args.stride_s > 0):
         raise ConfigError(f"--stride-s {args.stride_s}: must be a positive number of seconds")
+    if args.flow is not None and args.flow_side is not None:
+        raise ConfigError("--flow says where the flow is, --flow-side that it is to be computed: give one of them")
+    if args.flow_side is not None and args.flow_side < 16:
+        raise ConfigError(f"--flow-side {args.flow_side}: must be 16 or more")
     for path in (args.json, args.png, args.html):
         if path and (path.is_dir() or not path.parent.is_dir()):
             raise ConfigError(f"{path}: cannot be written there: {'a folder' if path.is_dir() else 'no such folder'}")
@@ -124,9 +140,16 @@ def _check_streams(paths: list[Path], students: list[Student], task: Any) -> Non
     if len(students) > 1 and not hasattr(task, "fused"):
         raise ConfigError("several --model are for detectors, whose answers are averaged; give one")
     for path, other in zip(paths, students, strict=True):
-        for what in ("task", "classes", "clip", "fps", "short"):
+        tasks_differ = differences(outcome.scoring(first.task), outcome.scoring(other.task), "task")
+        if tasks_differ:
+            raise ConfigError(f"--model {path}: another task than that of {paths[0]}: {'; '.join(tasks_differ)}")
+        for what in ("classes", "clip", "fps", "short"):
             if (own := getattr(other, what)) != (wanted := getattr(first, what)):
                 raise ConfigError(f"--model {path}: its {what} is {own}, that of {paths[0]} {wanted}; they must agree")
+
+
+def of_flow(student: Student) -> bool:
+    return len(student.tapped.input.mean) == FLOW_CHANNELS
 
 
 def complete_or_error(path: Path) -> None:
@@ -174,18 +197,25 @@ def probabilities(
 
 
 def events(
-    students: list[Student], task: Any, video: Video, starts: list[int], batch: int, pictures: Pictures | None = None
+    students: list[Student],
+    task: Any,
+    sources: Sequence[Video],
+    starts: list[int],
+    batch: int,
+    pictures: Pictures | None = None,
 ) -> list[Event]:
-    """What the task makes of all windows together, by falling score; the answers of several students are averaged."""
-    student, (fps, duration_s) = students[0], timing(video)
+    """What the task makes of all windows together, by falling score; the answers of several students, each to its own
+    of the `sources` (the video, its flow), are averaged. `pictures` is filled by who sees colours."""
+    student, (fps, duration_s) = students[0], timing(sources[0])
     rate = student.fps or fps
     start_s = torch.tensor(starts, dtype=torch.float64) / rate
     span_s = torch.stack([start_s, start_s + student.clip.frames * student.clip.stride / rate], dim=1)
 
-    def answers(each: Student, wanted: Pictures | None) -> list[View]:
+    def answers(each: Student, video: Video) -> list[View]:
+        wanted = None if of_flow(each) else pictures
         return over_windows(each, video, starts, batch, lambda seen, _: task.said_of(each.tapped(seen)), wanted)
 
-    said = [answers(each, pictures if each is student else None) for each in students]
+    said = [answers(each, own) for each, own in zip(students, sources, strict=True)]
     together = map(task.fused, zip(*said, strict=True))
     kept = [task.keep(view, own) for view, own in zip(together, span_s.split(batch), strict=True)]
     everything = {key: torch.cat([each[key] for each in kept]) for key in kept[0]}

@@ -93,7 +93,7 @@ def _score(folder: Path, run: Run, view: ViewSpec) -> dict[str, Any]:
     run = run.model_copy(update={"student": run.student.model_copy(update={"view": view}), "teacher": None})
     device = trained.make_accelerator(run).device
     data_set = index.read(run.data.root)
-    section = run.student.model_copy(update={"weights": folder, "adapt": "none", "reset_head": False})
+    section = run.student.saved_in(folder)
     student, _ = distiller.build_network(section, len(data_set.classes), run.data.clip.frames)
     task = distiller.build_task(run, data_set.classes)
     part = clips.part_of(data_set, run, task, run.data.test)

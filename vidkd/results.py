@@ -12,7 +12,7 @@ import pyarrow.csv
 import torch
 from torch import nn
 
-from vidkd import checkpoint, evaluation
+from vidkd import checkpoint, config_file, evaluation
 from vidkd.config import Run
 from vidkd.data import clips
 from vidkd.data.index import Index
@@ -33,7 +33,9 @@ def evaluate(
     training_s: float | None = None,
     bottleneck: str = "",
 ) -> dict[str, Any]:
-    """Score `part_name`, write results.json and the predictions into `out`, and return the results.
+    """Score `part_name`, write config.yaml, the predictions and results.json into `out`, and return the results.
+
+    Nothing is written before all is scored, and results.json last: where it is, the rest is and belongs to it.
 
     `training_s` is what the training took and `bottleneck` what it waited for, where this evaluation ends one.
     """
@@ -62,6 +64,9 @@ def evaluate(
     results["environment"] = evaluation.environment()
     if rank() == 0:
         results["environment"]["decoded_by"] = evaluation.decoded_by(part, run.data.decoder)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "results.json").unlink(missing_ok=True)  # of another evaluation, whose predictions are replaced now
+        checkpoint.write_atomic(out / "config.yaml", config_file.dump(run).encode())  # what was scored, and how
         for who in networks:
             write_predictions(out / f"{who}_predictions.csv", task, scores[who])
         checkpoint.write_atomic(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())

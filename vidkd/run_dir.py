@@ -9,7 +9,6 @@ import socket
 from pathlib import Path
 from typing import IO, Any
 
-import vidkd
 from vidkd import checkpoint, config_file
 from vidkd.config import Run
 from vidkd.distributed import gather_objects
@@ -24,6 +23,7 @@ OURS = ("config.yaml", "inputs.json", "metrics.jsonl", "results.json", "student.
         "MODEL_CARD.md", "classes.txt", "student_predictions.csv", "teacher_predictions.csv",
         "report.html")  # fmt: skip
 BAD_BATCHES = "bad_batches"
+JOB = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")  # what schedulers call a job
 ANEW = "; --resume never starts the run anew"
 OURS_FOLDERS = ("checkpoints", "tensorboard", "wandb", "evaluate", BAD_BATCHES)
 
@@ -44,7 +44,7 @@ def claim(run: Run, resume: str) -> IO[str]:
     out = run.out_dir
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("a+", encoding="utf-8")
+        lock = open(out / ".lock", "a+", encoding="utf-8", opener=checkpoint.opener)  # noqa: SIM115
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror}); choose another folder with out=...") from None
     try:
@@ -53,7 +53,8 @@ def claim(run: Run, resume: str) -> IO[str]:
         lock.seek(0)
         raise ConfigError(f"{out}: in use by {lock.read().strip() or 'another process'}") from None
     lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    job = next((f", job {os.environ[name]}" for name in JOB if name in os.environ), "")
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}{job}\n")
     lock.flush()
     mine = (out / MARK).exists()
     if not mine and any(path.name != ".lock" for path in out.iterdir()):
@@ -93,14 +94,15 @@ def same_inputs(out: Path, inputs: dict[str, Any]) -> None:
         raise ConfigError(f"{out}: {' and '.join(changed)} changed since this run began; --resume never starts it anew")
 
 
-def same_everywhere(run: Run, inputs: dict[str, Any]) -> None:
-    """ConfigError, on every process, if one was started with another configuration, version, data or weights than the
+def same_everywhere(run: Run, inputs: dict[str, Any], versions: dict[str, str]) -> None:
+    """ConfigError, on every process, if one was started with another configuration, versions, data or weights than the
     first: together they would train something that nobody asked for."""
-    mine = {"run": run.model_dump(mode="json"), "out": str(run.out_dir), "inputs": inputs, "vidkd": vidkd.__version__}
+    mine = {"run": run.model_dump(mode="json"), "out": str(run.out_dir), "inputs": inputs, "versions": versions}
     said = gather_objects(mine)
     for other, theirs in enumerate(said):
         found = differences(said[0]["run"], theirs["run"])
-        found += [d for key in ("out", "inputs", "vidkd") for d in differences(said[0][key], theirs[key], f"its {key}")]
+        for key in ("out", "inputs", "versions"):
+            found += differences(said[0][key], theirs[key], f"its {key}")
         if found:
             raise ConfigError(f"process {other} was started otherwise than process 0: {'; '.join(found)}")
 

@@ -16,8 +16,8 @@ class Section(BaseModel):
 class Span(Section):
     """A length of training, in optimiser steps or in epochs. `in_steps` turns the one into the other, once."""
 
-    steps: int | None = Field(default=None, gt=0)
-    epochs: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, gt=0, le=10**12)
+    epochs: float | None = Field(default=None, gt=0, le=1e6)
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "Span":

@@ -1,6 +1,7 @@
 """Signals that ask a run to end: noted when they come, obeyed where nothing is lost, by all processes at one step.
 
-SIGTERM (preemption), SIGUSR1 (the warning a scheduler can be asked for) and SIGINT (Ctrl-C) are treated alike.
+SIGTERM (preemption), SIGUSR1 (the warning a scheduler can be asked for), SIGINT (Ctrl-C) and SIGHUP (a closed terminal)
+are treated alike.
 """
 
 import ctypes
@@ -17,7 +18,7 @@ import torch
 
 from vidkd.distributed import max_over_ranks
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 SAME_S = 1.0  # one Ctrl-C may come twice, from the terminal and from the launcher: it is a second one only after this
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 PARENT = "VIDKD_PARENT"  # in the environment: the id of the process that this one must not outlive
@@ -39,14 +40,15 @@ _asked_at = 0.0
 def noted() -> Iterator[None]:
     """Inside, a signal is noted for `check`, and a second Ctrl-C ends the process at once.
 
-    Outside, signals do what the system lets them do. One that no `check` saw is sent again at the end. Only the main
-    thread can do this: in another one nothing changes.
+    Outside, signals do what the system lets them do. One that no `check` saw is sent again at the end. SIGHUP stays
+    ignored where it was (nohup). Only the main thread can do this: in another one nothing changes.
     """
     global _asked
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    kept = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+    before = {number: signal.signal(number, _note) for number in SIGNALS if number not in kept}
     try:
         yield
     except BaseException:

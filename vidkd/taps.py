@@ -88,8 +88,8 @@ class Input:
 
     mean: tuple[float, ...] = (0.45, 0.45, 0.45)  # RGB, or flow along x and y, in 0..1; of features, each channel's
     std: tuple[float, ...] = (0.225, 0.225, 0.225)
-    frames: int | None = None  # the only clip length it takes; None: any from min_frames on
-    size_px: int | None = None  # the only side it takes; None: any from min_size_px on
+    frames: int | None = None  # the only clip length it takes, of its option `frames`; None: any from min_frames on
+    size_px: int | None = None  # the only side it takes, of its option `size_px`; None: any from min_size_px on
     min_frames: int = 1
     min_size_px: int = 1
     frames_multiple: int = 1

@@ -71,10 +71,10 @@ def check(run: Run) -> None:
                 f"published one that faithful: true promises; remove pool, or set methods.{i}.faithful=false"
             )
     attention = run.teacher.attention if run.teacher is not None else None
-    if attention is not None and attention.reweight == "parity":
+    if attention is not None and attention.reweight != "per_sample":
         raise ConfigError(
-            "teacher.cache: with teacher.attention.reweight: parity the answer to a clip depends on the others of its "
-            "batch, which a cache cannot replay; use reweight: per_sample, or remove teacher.cache"
+            f"teacher.cache: with teacher.attention.reweight: {attention.reweight} the answer to a clip depends on the "
+            "others of its batch, which a cache cannot replay; use reweight: per_sample, or remove teacher.cache"
         )
 
 
@@ -162,7 +162,11 @@ def cache_key(run: Run, index: Index) -> dict[str, Any]:
         teacher["taps"] = run.teacher.model_dump(mode="json", include={"taps"})["taps"]
     if run.data.fps is not None:
         data["fps"] = run.data.fps
-    if run.teacher.weights is None or run.teacher.reset_head:  # then part of it is drawn at random
+    if run.teacher.reset_attention:
+        teacher["reset_attention"] = True
+    if (
+        run.teacher.weights is None or run.teacher.reset_head or run.teacher.reset_attention
+    ):  # then part of it is drawn at random
         teacher["seed"] = run.seed
     checksum = weights.checksum(run.teacher.weights)
     stored = run.teacher.cache.model_dump(mode="json", include={"dtype", "pool"})

@@ -2,8 +2,8 @@
 
 Train the `student` of CONFIG, with its `teacher` and `methods` if it has them, evaluate it, and leave in runs/<name>:
 student.safetensors, config.yaml, MODEL_CARD.md, results.json, predictions and metrics.jsonl. The same command again
-goes on where it stopped. SIGTERM, SIGUSR1 and Ctrl-C save the step that was reached and end with 128 + the signal's
-number; a second Ctrl-C ends at once.
+goes on where it stopped. SIGTERM, SIGUSR1, SIGHUP (a closed terminal) and Ctrl-C save the step that was reached and end
+with 128 + the signal's number; a second Ctrl-C ends at once.
 """
 
 import argparse
@@ -56,7 +56,8 @@ def main(argv: list[str]) -> int:
         return 0
     if args.resume not in trained.RESUME and not Path(args.resume).is_dir():
         raise ConfigError(f"--resume {args.resume}: neither auto nor never nor the folder of a checkpoint")
-    print(summary(train(run, args.resume)))
+    with cli.whoever_reads():
+        print(summary(train(run, args.resume)))
     return 0
 
 
@@ -84,7 +85,7 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     run = trained.as_saved(run, part)
 
     sums = trained.inputs(run, data_set) | task.protocol()
-    run_dir.same_everywhere(run, sums)
+    run_dir.same_everywhere(run, sums, trained.versions())
     lock = run_dir.claim(run, resume) if accelerator.is_main_process else None
     if accelerator.is_main_process and resume != "never":
         run_dir.same_inputs(run.out_dir, sums)
@@ -97,6 +98,7 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     for network in (trainee.student, *([teacher.tapped] if teacher else [])):
         network.check_channels(features.channels(part))
     distiller.check_weights(run, trainee, task)
+    task.asks(trainee.student)
     state = trained.prepare(run, accelerator, trainee)
     log = Log(run, run.out_dir, accelerator.is_main_process)
     if accelerator.device.type == "cpu" and run.train.mixed_precision != "no":

@@ -24,7 +24,7 @@ from vidkd.data.index import Index, Part
 from vidkd.data.loading import Unreadable
 from vidkd.distiller import Trainee
 from vidkd.distributed import gather_objects
-from vidkd.errors import ConfigError, DataError
+from vidkd.errors import ConfigError, DataError, VidkdError
 from vidkd.log import Log
 from vidkd.models import weights
 from vidkd.section import in_steps
@@ -33,6 +33,8 @@ from vidkd.taps import Tapped
 RESUME = ("auto", "never")  # or the path of a checkpoint
 PATIENCE_S = 600.0  # more than the longest that one process does alone: a save, an export
 COUNTS = ("refused", "left_out", "left_out_in_a_row")  # plain numbers of Trained that a checkpoint holds by their name
+FOREIGN = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_DYNAMO_BACKEND")
+OFF = ("no", "false", "0", "")
 ON_CPU = (
     "on CPU accelerate launch starts one whatever --num_processes says; "
     "use: torchrun --nproc_per_node N -m vidkd.train CONFIG"
@@ -51,7 +53,7 @@ class Trained:
     best_kept: dict[str, Tensor] = field(default_factory=dict)  # what the methods keep, of the same moment
     best_value: float = -math.inf
     scored: int = 0  # the last step after which the val part was scored
-    saved: int = 0  # the last step of which there is a checkpoint
+    saved: int = 0  # the last step of which there is a checkpoint that knows all that is known
     unreadable: Unreadable = field(default_factory=Unreadable)
     seconds: float = 0.0  # spent in steps, over all starts of the run
     refused: int = 0  # fp16 steps in a row that the scaler skipped, up to now
@@ -77,6 +79,14 @@ def make_accelerator(run: Run) -> Accelerator:
 
     A process that waits for another longer than PATIENCE_S, or twice data.timeout_s, ends with an error.
     """
+    if foreign := [name for name in FOREIGN if os.environ.get(name, "no").lower() not in OFF]:
+        raise ConfigError(
+            f"{foreign[0]} is set: accelerate would train in a way that no checkpoint here knows; unset it"
+        )
+    if run.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or :16:8: cuBLAS may differ otherwise
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
     patience = timedelta(seconds=max(PATIENCE_S, 2 * run.data.timeout_s))
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
@@ -87,6 +97,7 @@ def make_accelerator(run: Run) -> Accelerator:
             InitProcessGroupKwargs(timeout=patience),
         ],
     )
+    accelerator.gradient_accumulation_steps = run.train.accumulate  # an environment variable would have the last word
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     # Without --multi_gpu, accelerate launch starts one process whatever it was asked for. If that was more than one, it
     # says where they would meet, and not who this one is.
@@ -211,14 +222,16 @@ def resume(run: Run, accelerator: Accelerator, trained: Trained, log: Log, wante
     if path is None:
         return
     found = checkpoint.read(path)
-    run_dir.same_run(run, config_file.parse(found.state["run"], str(path)), path)
     try:
+        run_dir.same_run(run, config_file.parse(found.state["run"], str(path)), path)
         _restore(accelerator, trained, found)
-    except (LookupError, RuntimeError) as error:
-        raise DataError(f"{path}: does not fit this run: {str(error).splitlines()[0]}") from None
+    except VidkdError:
+        raise
+    except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: does not fit this run: {(str(error).splitlines() or [repr(error)])[0]}") from None
     log.say(f"resumed from step {trained.step}")
     here = {"processes": accelerator.num_processes, "environment": environment(accelerator)}
-    if changed := run_dir.differences(here, {key: found.state[key] for key in here}):
+    if changed := run_dir.differences(here, {key: found.state.get(key) for key in here}):
         log.say(f"equal to rounding, no longer to the bit, because of another {'; '.join(changed)}")
     distributed.barrier()  # all have read it
     if accelerator.is_main_process:
@@ -230,10 +243,20 @@ def resume(run: Run, accelerator: Accelerator, trained: Trained, log: Log, wante
         save(run, accelerator, trained)
 
 
-def environment(accelerator: Accelerator) -> dict[str, str]:
+def environment(accelerator: Accelerator) -> dict[str, Any]:
     """What the bits of a result depend on besides the configuration."""
+    device = accelerator.device
+    if device.type == "cuda":
+        return versions() | {"device": device.type, "processor": torch.cuda.get_device_name(device)}
+    # Another instruction set, or another number of threads, adds in another order.
+    processor = {"processor": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+    return versions() | {"device": device.type} | processor
+
+
+def versions() -> dict[str, str]:
+    """Of this toolkit and of those packages that compute or decode."""
     packages = {name: version(name) for name in ("torch", "torchvision", "accelerate", "numpy")}
-    return {"vidkd": vidkd.__version__, "device": accelerator.device.type, **packages, **decode.decoder_versions()}
+    return {"vidkd": vidkd.__version__, **packages, **decode.decoder_versions()}
 
 
 def _choose(run: Run, log: Log, wanted: str) -> Path | None:
@@ -261,11 +284,11 @@ def _restore(accelerator: Accelerator, trained: Trained, found: checkpoint.Saved
         accelerator.scaler.load_state_dict(state["scaler"])
     trained.step = trained.saved = found.step
     trained.best, trained.best_kept = groups.get("best", {}), groups.get("best_kept", {})
-    trained.seconds, trained.scored = state["seconds"], state["scored"]
-    trained.best_value = -math.inf if state["best_value"] is None else state["best_value"]
+    trained.seconds, trained.scored = float(state["seconds"]), int(state["scored"])
+    trained.best_value = -math.inf if state["best_value"] is None else float(state["best_value"])
     trained.unreadable = Unreadable(**state["unreadable"])
     for name in COUNTS:
-        setattr(trained, name, state.get(name, 0))  # checkpoints written before 21 November 2026 do not have them
+        setattr(trained, name, int(state.get(name, 0)))  # checkpoints written before 21 November 2026 do not have them
 
 
 def as_saved(run: Run, part: Part) -> Run:

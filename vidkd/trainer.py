@@ -153,7 +153,8 @@ class Sums(Terms):
 
 def mixed(run: Run, task: BaseTask, loaded: ClipBatch, address: tuple[int, ...], device: torch.device) -> ClipBatch:
     """A batch as the networks see it: on the device, mixed as its address says."""
-    return mixing.mix(loaded.to(device), run.data.augment, task.num_outputs(), order.generator(*address, 1))
+    made = mixing.mix(loaded.to(device), run.data.augment, task.num_outputs(), order.generator(*address, 1))
+    return task.altered(made)
 
 
 def teach(teacher: Frozen | CachedTeacher, batch: ClipBatch) -> View:
@@ -199,6 +200,7 @@ def validate(run: Run, trained: Trained, task: BaseTask, part: Part, device: tor
         trained.best = {name: t.detach().cpu().clone() for name, t in student.state_dict().items()}
         trained.best_kept = {name: t.detach().cpu().clone() for name, t in trained.unwrapped().kept().items()}
     trained.scored = trained.step
+    trained.saved = min(trained.saved, trained.step - 1)  # one that a signal during this left does not know of it
     log.write(trained.step, {f"val/{k}": v for k, v in results.items() if isinstance(v, int | float)})
 
 

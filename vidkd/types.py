@@ -61,11 +61,14 @@ class Shown:
     flip: bool = False
 
 
+ALTERED = "altered"  # the view that a task has made of the student's, for the student to see beside it
+
+
 @dataclass(frozen=True, slots=True)
 class ClipBatch:
     """What a loader yields: the same clips as each network sees them."""
 
-    views: dict[str, Tensor]  # network -> [B, 3, T, H, W], uint8 in 0..255 or float in 0..1 (after mixing)
+    views: dict[str, Tensor]  # network -> [B, 3, T, H, W], uint8 in 0..255 or float in 0..1 (after mixing); `ALTERED`
     label: Tensor  # [B] int64
     clip: tuple[str, ...]  # B names, unique in the index
     target: Tensor | None = None  # [B, K] soft labels, where mixup or CutMix made some
@@ -102,3 +105,4 @@ class View:
     logits: Tensor  # [B, K]
     taps: dict[str, Tensor]  # tap name -> the tap's axes, [B, C, T, H, W] unless it says otherwise
     video: Tensor | None = None  # [B, 3, T, H, W] the normalised input; None where it was replayed from a cache
+    altered: "View | None" = None  # what it made of views["altered"], where the task has the student see that too

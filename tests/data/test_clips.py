@@ -45,7 +45,7 @@ def test_both_views_are_of_one_span(part: Part):
 @pytest.mark.parametrize(
     ("short", "expected"), [("loop", [0, 2, 1, 0, 2, 1, 0, 2]), ("hold", [0, 2, 2, 2, 2, 2, 2, 2])]
 )
-def test_short_videos_loop_or_hold(part: Part, short: str, expected: list[int]):
+def test_d8_short_videos_loop_or_hold_in_training_and_evaluation_alike(part: Part, short: str, expected: list[int]):
     for source in (
         TrainClips(part, settings(short=short), {"teacher": TEACHER}, run_seed=0),
         TestClips(part, settings(short=short), {"teacher": TEACHER}),

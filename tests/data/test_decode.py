@@ -67,9 +67,13 @@ def test_auto_jumps_only_where_it_lands_exactly(film: Film, kind: str):
         assert 4 < video.fps <= 25.1
 
 
-def test_auto_does_without_decord_and_with_an_old_pyav(film: Film, monkeypatch: pytest.MonkeyPatch):
+def test_auto_does_without_decord_and_with_an_old_pyav(film: Film, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    turned = tmp_path / "turned.mp4"
+    numbered.ffmpeg(["-display_rotation", "90", "-i", str(film("prepared")), "-c", "copy", str(turned)])
+    assert decode.open_video(turned).decoder == "pyav"
     monkeypatch.setattr(decode, "pyav_reads_index", lambda: False)
-    assert decode.open_video(film("prepared")).decoder == "decord"
+    assert decode.open_video(film("prepared")).decoder == "pyav"  # without the container's index
+    assert decode.open_video(turned).decoder == "decord"
     monkeypatch.setattr(decode, "_installed", lambda name: name == "pyav")
     assert decode.open_video(film("prepared")).decoder == decode.open_video(film("vp9_webm")).decoder == "pyav"
     with pytest.raises(ConfigError, match="pip install torchcodec"):

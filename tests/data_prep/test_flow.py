@@ -8,9 +8,9 @@ import torch
 import tiny_set
 from conftest import REPOSITORY
 from data_prep import __main__ as command
-from vidkd import config_file, distiller, train
+from vidkd import config_file, distiller, models, train
 from vidkd.config import Augment, ClipSpec, Data, ViewSpec
-from vidkd.data import clips, index, show, transforms
+from vidkd.data import clips, flow, index, show, transforms
 from vidkd.data.decode import open_video
 from vidkd.errors import ConfigError, DataError
 from vidkd.models import weights
@@ -106,6 +106,42 @@ def test_kernels_for_colours_are_averaged_for_flow(tmp_path):
     assert own.shape[1] == 2 and torch.allclose(own[:, 0], source.mean(1)) and torch.equal(own[:, 0], own[:, 1])
     with pytest.raises(DataError, match=r"1 have another shape"):
         built("student.options.modality=flow", f"student.weights={file}")
+
+
+def test_a_student_of_flow_without_time_starts_from_rgb_weights_too(tmp_path):
+    """Colours averaged and kernels over time summed, at once: for a student that is not to start from its teacher."""
+    torch.manual_seed(0)
+    source = models.build("i3d", 8)
+    torch.save(source.net.state_dict(), tmp_path / "rgb.pt")
+    own = models.build("i3d_2d", 8, modality="flow")
+    account = weights.load(own, tmp_path / "rgb.pt", adapt="flow_collapse")
+    stem = "Conv3d_1a_7x7.conv3d.weight"
+    assert account.averaged == (stem,) and len(account.collapsed) == 20 and stem in account.collapsed
+    expected = source.net.state_dict()[stem].mean(1).sum(1)
+    for channel in range(2):
+        torch.testing.assert_close(own.net.state_dict()[stem][:, channel, 0], expected)
+
+
+@pytest.mark.parametrize("indices", [range(12), [0, 6, 7, 11], [11], [3, 9]])
+def test_flow_as_it_is_read_is_that_which_was_stored(sets, indices):
+    """But for its compression; whichever frames are asked for, the last of the video among them."""
+    videos, stored = (index.read(root).part("split1", "train")[0].path for root in sets)
+    with open_video(videos) as video, open_video(stored) as kept:
+        assert video.frames == 12
+        made = flow.flow_of(video, flow.Settings(bound_px=8))
+        seen, expected = made.get(list(indices)), kept.get(list(indices))
+        assert (made.frames, made.fps, made.width) == (video.frames, video.fps, SIZE)
+    assert seen.shape == expected.shape
+    assert (seen.float() - expected.float()).abs().mean() < 2
+
+
+def test_flow_in_smaller_pictures_is_as_much_slower(sets):
+    part = index.read(sets[0]).part("split1", "train")
+    with open_video(part[0].path) as video:
+        whole, half = (flow.flow_of(video, flow.Settings(bound_px=8), side).get([3])[0].float() for side in (None, 32))
+    assert half.shape == (2, 32, 32)
+    fastest = [(seen - 127.5).abs().flatten().topk(20).values.mean().item() for seen in (whole, half)]
+    assert fastest[1] == pytest.approx(fastest[0] / 2, rel=0.3)
 
 
 def test_what_is_no_source_of_flow(sets, tmp_path, capsys):

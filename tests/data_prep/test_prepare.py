@@ -76,7 +76,7 @@ def test_an_avi_header_that_lies(tmp_path, make_video, data_prep, read_rows):
 
 
 @pytest.mark.parametrize("copy", [(), ("--copy",)])
-def test_a_header_with_more_frames_than_are_shown(tmp_path, make_video, data_prep, read_rows, copy):
+def test_d13_a_header_with_more_frames_than_are_shown(tmp_path, make_video, data_prep, read_rows, copy):
     """As a cutter leaves it that copies: frames from the key frame before on are stored, and not to be shown."""
     make_video(tmp_path / "whole.mp4", "mp4", frames=30)
     (tmp_path / "in" / "a").mkdir(parents=True)

@@ -79,16 +79,42 @@ def test_windows_of_thumos14(thumos, tmp_path):
     assert (in_frames, in_seconds, ours) == (7842, 7865, 7877)
 
 
-def test_actions_after_the_end_are_never_trained_on(thumos, tmp_path):
-    """Four in 0000364 and 0000856."""
+def test_d6_times_are_seconds(thumos):
+    """The frame columns of the lists assume 30 frames a second: of a video of 25 they are thousands of frames off."""
+    fps, off = {video: row["fps"] for video, row in infos(thumos, "val").items()}, {}
+    with (thumos / "val_Annotation_ours.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        miss = abs(float(row["endFrame"]) - float(row["end"]) * fps[row["video"]])
+        off[row["video"]] = max(off.get(row["video"], 0.0), miss)
+    assert fps["video_validation_0000666"] == 25 and off["video_validation_0000666"] > 3200
+    assert 25 < max(miss for video, miss in off.items() if 29.9 < fps[video] < 29.99) <= 51
     said = annotations.read(thumos / "val_Annotation_ours.csv").actions
-    rows = infos(thumos, "val")
-    late = [v for v, start in zip(said.video, said.start_s, strict=True) if start >= rows[v]["count"] / rows[v]["fps"]]
-    assert Counter(late).keys() == {"video_validation_0000364", "video_validation_0000856"}
-    assert len(late) == 4
+    assert said.end_s.tolist() == [float(row["end"]) for row in rows]
 
 
-def test_two_labels_of_one_segment(thumos):
+@pytest.mark.parametrize(
+    ("part", "count", "videos"),
+    [("val", 4, {"0000364", "0000856"}), ("test", 26, {"0000270", "0000814", "0001081"})],
+)
+def test_d7_actions_after_the_end_are_never_trained_on(thumos, tmp_path, part, count, videos):
+    """They stay in the ground truth; no window shows them."""
+    path, rows = thumos / f"{part}_Annotation_ours.csv", infos(thumos, part)
+    (tmp_path / "segments.csv").write_bytes(path.read_bytes())
+    said = annotations.read(path).actions
+    duration_s = {video: row["count"] / row["fps"] for video, row in rows.items()}
+    late = [i for i, (v, s) in enumerate(zip(said.video, said.start_s, strict=True)) if s >= duration_s[v]]
+    assert len(late) == count
+    assert {said.video[i].rpartition("_")[2] for i in late} == videos
+    task = detection.Task(detection.Config(kind="detection"), tuple(sorted(set(said.label))), tmp_path)
+    assert sum(map(len, task.own.values())) == len(said)
+    for i in late:
+        around = Shown(said.video[i], float(said.start_s[i]) - 1, float(said.end_s[i]) + 1, duration_s[said.video[i]])
+        assert not task.wants(around)
+        assert (task.truth(around)["classes"] == -1).all()
+
+
+def test_d5_two_labels_of_one_segment(thumos):
     for part, expected in (("val", 143), ("test", 218)):
         own = annotations.read(thumos / f"{part}_Annotation_ours.csv").actions
         counts = Counter(zip(own.video, own.start_s, own.end_s, strict=True))

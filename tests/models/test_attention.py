@@ -86,12 +86,6 @@ def test_t1_logits_do_not_depend_on_batch_mates():
     assert (theirs(video).logits[:1] - theirs(video[:1]).logits).abs().max() > 1e-5  # as published
 
 
-def test_a_network_that_would_not_hear_it_is_refused():
-    network = models.build("detector", K, backbone="tiny4", frames=8, size_px=16, width=32, levels=2)
-    with pytest.raises(ConfigError, match="detector can carry no attention"):
-        attention.attach(network, AttentionSection(), 8, 16)
-
-
 @pytest.mark.parametrize("name", sorted(set(models.names()) - set(detector.NETWORKS)))
 def test_every_network_carries_it(name):
     """late stays what it was, attention is [B, C, T], and the answer hears of it."""
@@ -176,6 +170,19 @@ class TestWeights:
         assert network.net.get_submodule("attention.head.excite").bias.eq(3.0).all()
         with pytest.raises(DataError, match=r"not in the network \(attention"):
             weights.load(models.build("tiny16", K), tmp_path / "trained.safetensors")
+
+    @pytest.mark.parametrize("of_file", ["bare", "trained"])
+    def test_reset_attention_begins_a_new_one_and_keeps_the_head(self, tmp_path, of_file):
+        source = models.build("tiny16", K) if of_file == "bare" else carried()
+        save_file(source.net.state_dict(), tmp_path / "w.safetensors")
+        network = carried()
+        before = {name: t.clone() for name, t in network.net.get_submodule("attention").state_dict().items()}
+        account = weights.load(network, tmp_path / "w.safetensors", reset_attention=True)
+        assert account.new_attention and not account.new_head
+        after = network.net.get_submodule("attention").state_dict()
+        assert before and all(torch.equal(after[name], t) for name, t in before.items())
+        own, theirs = network.net.state_dict(), source.net.state_dict()
+        assert all(torch.equal(own[name], theirs[name]) for name in own if not name.startswith("attention."))
 
 
 def test_a_parity_head_for_another_clip_is_refused():

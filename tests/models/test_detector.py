@@ -91,11 +91,11 @@ def small():
 def test_every_parameter_learns_and_shapes_are_right(small):
     view = small(torch.randint(0, 256, (2, 3, 16, 16, 16), dtype=torch.uint8))
     assert view.logits.shape == (2, K + 1, 16 + 8 + 4)
-    assert {"early", "middle", "late", *detector.outputs(K)} - view.taps.keys() == {"logits"}
+    assert {"early", "middle", "late", *detector.outputs(K, 32)} - view.taps.keys() == {"logits"}
     assert [tuple(view.taps[f"pyramid_{i}"].shape) for i in range(3)] == [(2, 32, t, 1, 1) for t in (16, 8, 4)]
     assert view.taps["frame_boundary"].min() >= 0 and view.taps["frame_boundary"].max() <= 1
     assert (view.taps["reach"] > 0).all()
-    said = [view.logits, *(view.taps[name] for name in detector.outputs(K) if name != "logits")]
+    said = [view.logits, *(view.taps[name] for name in detector.outputs(K, 32) if name != "logits")]
     sum(s.square().mean() for s in said).backward()
     assert [name for name, p in small.named_parameters() if p.grad is None] == []
 

@@ -116,8 +116,8 @@ def test_cost_by_hand():
     by_hand = 27 * (3 * 4 * 32 + 4 * 4 * 32 + 4 * 8 * 4) + 8 * 3
     assert cost.gmacs(network, 2, 8) == pytest.approx(by_hand / 1e9, rel=1e-12)
     assert cost.parameters(network.net) == 27 * (12 + 16 + 32) + 3 * (4 + 4 + 8) + 8 * 3 + 3
-    late = {"late": (8, 1, 2, 2), "late_signed": (8, 1, 2, 2)}
-    assert cost.tap_shapes(network, 2, 8) == {"early": (4, 2, 4, 4), "middle": (4, 2, 4, 4), **late}
+    expected = {"early": (4, 2, 4, 4), "middle": (4, 2, 4, 4), "late": (8, 1, 2, 2), "late_signed": (8, 1, 2, 2)}
+    assert cost.tap_shapes(network, 2, 8) == expected
 
 
 LOWRES = {  # as the docstring of lowres.py says, under 6 classes: parameters, GMACs at 8 x 32, 8 x 56, 16 x 64 px
@@ -138,14 +138,12 @@ def test_small_networks_cost_what_they_say(name):
 
 def test_small_networks_keep_time_until_the_last_stage():
     network = models.build("small_r3d", 6, width=8, depth=2, dropout=0.5)
-    late = {"late": (32, 4, 4, 4), "late_signed": (32, 4, 4, 4)}
-    assert cost.tap_shapes(network, 8, 32) == {"early": (8, 8, 16, 16), "middle": (16, 8, 8, 8), **late}
-    assert cost.tap_shapes(network, 7, 45) == {
-        "early": (8, 7, 23, 23),
-        "middle": (16, 7, 12, 12),
-        "late": (32, 4, 6, 6),
-        "late_signed": (32, 4, 6, 6),
-    }
+    shapes = [cost.tap_shapes(network, *clip) for clip in ((8, 32), (7, 45))]
+    assert [found.pop("late_signed") for found in shapes] == [(32, 4, 4, 4), (32, 4, 6, 6)]
+    assert shapes == [
+        {"early": (8, 8, 16, 16), "middle": (16, 8, 8, 8), "late": (32, 4, 4, 4)},
+        {"early": (8, 7, 23, 23), "middle": (16, 7, 12, 12), "late": (32, 4, 6, 6)},
+    ]
     with pytest.raises(ConfigError, match="at least 1, not 0 and 1"):
         models.build("small_r3d", 6, width=0)
 

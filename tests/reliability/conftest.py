@@ -6,16 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from reliability import runs
+from reliability import moments, runs
 
 
 @pytest.fixture(scope="session")
-def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """What the run FULL leaves when nothing happens to it."""
+def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[moments.Event]]:
+    """The folder and the life of the run FULL when nothing happens to it."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    done = runs.run(root, out)
-    assert done.process.exitcode == 0, done.said()
-    return runs.left(out)
+    return out, moments.timetable(root, out)
+
+
+@pytest.fixture(scope="session")
+def whole(undisturbed: tuple[Path, list[moments.Event]]) -> dict[str, object]:
+    """What the run FULL leaves."""
+    return runs.left(undisturbed[0])
+
+
+@pytest.fixture(scope="session")
+def life(undisturbed: tuple[Path, list[moments.Event]]) -> list[moments.Event]:
+    """What the run FULL does, and when."""
+    return undisturbed[1]
 
 
 @pytest.fixture(autouse=True)

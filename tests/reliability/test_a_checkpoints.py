@@ -77,6 +77,41 @@ def test_a2_a_fault_in_any_call_leaves_a_checkpoint_that_verifies(tmp_path, monk
     assert failed == number >= 6
 
 
+@pytest.mark.parametrize("what", ["exception", "full disk"])
+def test_a2_a_step_that_is_saved_again_is_never_gone(tmp_path, monkeypatch, what):
+    """A val part that a signal interrupted is scored at the next start: what is known of the step has changed."""
+    error = OSError(errno.ENOSPC, "No space left on device") if what == "full disk" else RuntimeError("planted")
+    places, failed = [(Path, "rename"), (checkpoint, "sync_folder"), (shutil, "rmtree")], 0
+    for number in range(20):
+        save(tmp_path, 1, 1.0, keep=1)
+        calls = 0
+
+        def faulty(real, *args, number=number, **how):
+            nonlocal calls
+            calls += 1
+            if calls - 1 == number:
+                raise error
+            return real(*args, **how)
+
+        with monkeypatch.context() as patch:
+            for owner, name in places:
+                real = getattr(owner, name)
+                patch.setattr(owner, name, lambda *args, real=real, **how: faulty(real, *args, **how))
+            try:
+                save(tmp_path, 1, 2.0, keep=1)
+            except (DataError, RuntimeError, OSError):
+                failed += 1
+        assert newest_step(tmp_path) == 1
+        save(tmp_path, 1, 3.0, keep=1)
+        assert [path.name for path in checkpoint.complete(tmp_path)] == ["step00000001"]
+        assert checkpoint.newest(tmp_path)[0].state == {"best_value": 3.0}
+        if calls <= number:
+            break
+        shutil.rmtree(tmp_path)
+        tmp_path.mkdir()
+    assert failed == number >= 6
+
+
 def killed_in_call(name: str, number: int) -> None:
     """Have the process kill itself in the `number`th call of checkpoint.`name`, half of it done."""
     real, calls = getattr(checkpoint, name), 0

@@ -4,13 +4,14 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import time
 from functools import partial
 
 import pytest
 
-from reliability import runs
+from reliability import moments, runs
 from small_run import lines, same, tensors
 from vidkd import checkpoint, evaluation, run_dir
 from vidkd.errors import ConfigError
@@ -19,32 +20,57 @@ from vidkd.types import ClipBatch
 CACHED = ("data.augment.mixup_alpha=0", "methods=[{kind: logits}]", "optim_methods=null", "train.steps=6")
 
 
-def killed_until_done(root, out, *overrides, kills, within_s, rng):
-    """Start the same command again and again and kill its whole group at random moments; how often it was killed."""
-    for killed in range(kills):
-        run = runs.start(root, out, *overrides)
-        run.process.join(rng.uniform(0, within_s))
-        if not run.process.is_alive():
-            assert run.end() == 0, run.said()
-            return killed
-        run.signal(signal.SIGKILL)
-        run.end()
-        run.log.write_text("")
+def interrupted(root, out, table, number, places, rng, *overrides):
+    """Interrupt the run in `out` once inside each of `places` (None: anywhere in what is left of its life), or until it
+    has come to its end before a signal; what each signal met."""
+    hits = []
+    for place in places:
+        moment = moments.draw(table, moments.reached(out)[1], rng, place)
+        run, hit = moments.interrupt(root, out, moment, number, *overrides)
+        if hit is None:
+            assert run.process.exitcode == 0, run.said()
+            break
+        hits.append(hit)
+    return hits
+
+
+def ends(root, out, *overrides):
+    """The same command again, left alone."""
     run = runs.run(root, out, *overrides)
     assert run.process.exitcode == 0, run.said()
-    return kills
+    return runs.left(out)
 
 
-def test_a1_killed_at_random_moments(root, tmp_path, whole):
+KILLS = (None, moments.START, moments.SAVE, moments.VALIDATION, None)
+
+
+def test_a1_killed_at_random_moments(root, tmp_path, whole, life):
     """Augmentation, two workers, accumulation, methods with parameters of their own that learn in turn, an average."""
-    started = time.monotonic()
-    runs.run(root, tmp_path / "timed")
-    within = time.monotonic() - started
-    assert runs.left(tmp_path / "timed") == whole
     out = tmp_path / "run"
-    assert killed_until_done(root, out, kills=3, within_s=within, rng=random.Random(1)) >= 1
-    assert runs.left(out) == whole
+    hits = interrupted(root, out, life, signal.SIGKILL, KILLS, random.Random(1))
+    assert len(hits) >= 4, hits
+    assert ends(root, out) == whole
     runs.tidy(out)
+
+
+@pytest.mark.slow
+def test_b1_signalled_at_random_moments(root, tmp_path, whole, life):
+    """Twenty times, over several runs: what was reached is saved, whatever save_every says, and soon."""
+    rng, hits = random.Random(3), []
+    rarely = "train.save_every={steps: 100}"
+    for number in range(20):
+        out = tmp_path / str(number)
+        for place in (None, moments.STEP, None, moments.VALIDATION, None):
+            met = interrupted(root, out, life, signal.SIGTERM, [place], rng, rarely)
+            hits += met
+            logged, saved = moments.reached(out)
+            assert logged == saved, met
+        assert ends(root, out, rarely) == whole
+        if len(hits) >= 20:
+            break
+    assert len(hits) >= 20 and {hit.status for hit in hits} <= {143, -signal.SIGTERM}
+    assert all(hit.status == 143 for hit in hits if hit.place in (moments.STEP, moments.SAVE, moments.VALIDATION))
+    assert max(hit.ended_s for hit in hits) < 15, hits  # alone, a tenth of a second
 
 
 def killed_while_scoring(batch: int) -> None:
@@ -78,11 +104,12 @@ def test_a1_killed_with_a_cached_teacher(root, tmp_path):
     def cached(folder):
         return (*CACHED, f"teacher.cache={{views: 2, dtype: fp32, dir: {tmp_path / folder}}}")
 
-    started = time.monotonic()
-    assert runs.run(root, tmp_path / "whole", *cached("one")).process.exitcode == 0
-    within = time.monotonic() - started
-    killed_until_done(root, tmp_path / "run", *cached("two"), kills=2, within_s=within, rng=random.Random(2))
-    assert runs.left(tmp_path / "run") == runs.left(tmp_path / "whole")
+    table = moments.timetable(root, tmp_path / "whole", *cached("one"))
+    shutil.rmtree(tmp_path / "one")  # of the second run, which found it filled, the moments in it are not typical
+    places = (moments.CACHE, None, moments.EVALUATION)
+    hits = interrupted(root, tmp_path / "run", table, signal.SIGKILL, places, random.Random(2), *cached("two"))
+    assert len(hits) >= 2, hits
+    assert ends(root, tmp_path / "run", *cached("two")) == runs.left(tmp_path / "whole")
 
 
 def noting(path):
@@ -221,13 +248,13 @@ def timed_refusal(path) -> None:
 
 def test_a8_one_run_at_a_time_and_a_dead_one_holds_nothing(root, tmp_path, whole):
     out = tmp_path / "run"
-    first = runs.start(root, out)
+    first = runs.start(root, out, env={"SLURM_JOB_ID": "4711"})
     first.wait_for((out / "checkpoints").exists)
     second = runs.start(root, out, before=partial(timed_refusal, tmp_path / "seconds"))
     second.log = first.log
     assert second.end() == 2
     assert float((tmp_path / "seconds").read_text()) < 2
-    assert re.search(rf"in use by process {first.pid} on \S+", first.said())
+    assert re.search(rf"in use by process {first.pid} on \S+, job 4711", first.said())
     first.signal(signal.SIGKILL)
     first.end()
     third = runs.run(root, out)

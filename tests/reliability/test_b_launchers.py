@@ -156,19 +156,20 @@ SCORED = (*SMALL, "data.val=val", "train.eval_every={steps: 3}")
 
 
 def dies(rank: str, place: str, how: int) -> None:
-    """Have process `rank` send itself the signal `how` in the third step, inside a save, or before it hands on what it
-    has scored."""
+    """Have process `rank` send itself the signal `how`: at the start, in the third step, inside a save, or before it
+    hands on what it has scored."""
     if os.environ["RANK"] != rank:
         trained.PATIENCE_S = 5  # for the one that waits
         return
-    owner, name = {"step": (stepping, "clip"), "save": (checkpoint, "_write"), "wait": (trained, "save"),
+    owner, name = {"start": (trained, "prepare"), "forward": (trainer, "teach"), "step": (stepping, "clip"),
+                   "update": (stepping, "update"), "save": (checkpoint, "_write"), "wait": (trained, "save"),
                    "gather": (evaluation, "gather_objects")}[place]  # fmt: skip
     real, calls = getattr(owner, name), 0
 
     def dying(*args, **kwargs):
         nonlocal calls
         calls += place != "save" or "checkpoints" in args[0].parts
-        if calls == (1 if place == "gather" else 3):
+        if calls == (1 if place in ("start", "gather") else 3):
             os.kill(os.getpid(), how)
         return real(*args, **kwargs)
 
@@ -188,7 +189,20 @@ def two(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, objec
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("rank", "place"), [("1", "step"), ("0", "save"), ("1", "wait"), ("0", "gather"), ("1", "gather")]
+    ("rank", "place"),
+    [
+        ("0", "start"),
+        ("1", "start"),
+        ("1", "forward"),
+        ("0", "step"),
+        ("1", "step"),
+        ("0", "update"),
+        ("0", "save"),
+        ("0", "wait"),
+        ("1", "wait"),
+        ("0", "gather"),
+        ("1", "gather"),
+    ],
 )
 def test_b4_no_process_waits_for_a_dead_one_and_nothing_is_lost(root, tmp_path, two, rank, place):
     out = tmp_path / "run"

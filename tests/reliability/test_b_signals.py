@@ -1,7 +1,10 @@
 """B: a signal leaves a good checkpoint at the current step, on every process, and ends the run in time."""
 
+import fcntl
 import os
+import pty
 import signal
+import termios
 import time
 from functools import partial
 from pathlib import Path
@@ -99,12 +102,105 @@ def test_b1_a_signal_inside_an_evaluation_ends_it_and_the_val_part_is_scored_aga
     goes_on(root, out, whole, RARELY)
 
 
+def slow_last_scoring(mark: Path) -> None:
+    """Of the three times that the val part is scored."""
+    kept, calls = evaluation._kept, 0
+
+    def slow(*args):
+        nonlocal calls
+        calls += 1
+        if calls > 16:  # of eight batches each
+            mark.touch()
+            time.sleep(0.5)
+        return kept(*args)
+
+    evaluation._kept = slow
+
+
+def test_b1_a_signal_inside_the_last_evaluation_of_the_training_leaves_no_checkpoint_that_lacks_it(
+    root, tmp_path, whole
+):
+    """The step is saved without it, scored at the next start, and saved again with what that has shown."""
+    out, mark = tmp_path / "run", tmp_path / "mark"
+    few = ("train.eval_batch_size=1", RARELY)
+    run = runs.start(root, out, *few, before=partial(slow_last_scoring, mark))
+    run.wait_for(mark.exists)
+    run.signal(signal.SIGTERM)
+    assert run.end(30) == 143, run.said()
+    assert (newest(out).step, newest(out).state["scored"]) == (9, 6)
+    goes_on(root, out, whole, RARELY)
+    assert newest(out).state["scored"] == 9
+
+
 def test_b1_a_signal_before_the_first_step_ends_the_run_at_once(root, tmp_path):
     out = tmp_path / "run"
     run = runs.start(root, out)
     run.wait_for((out / "config.yaml").exists)
     run.signal(signal.SIGTERM)
     assert run.end(10) in (-signal.SIGTERM, 143)
+
+
+def on_terminal(name: str) -> None:
+    """Have the process, which leads its session, speak to the terminal `name`, and hear when that is closed."""
+    terminal = os.open(name, os.O_RDWR)
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    os.dup2(terminal, 1)
+    os.dup2(terminal, 2)
+    os.close(terminal)
+
+
+def test_b1_a_terminal_that_is_closed_saves_the_current_step(root, tmp_path, whole):
+    """The hang-up of an ssh session: SIGHUP, and no place any more to write to."""
+    out = tmp_path / "run"
+    ours, theirs = pty.openpty()
+    run = runs.start(root, out, RARELY, before=partial(on_terminal, os.ttyname(theirs)))
+    run.wait_for_step(4)
+    os.close(theirs)
+    os.close(ours)
+    assert run.end(30) == 129
+    assert newest(out).step == lines(out)[-1]["step"] >= 4
+    goes_on(root, out, whole, RARELY)
+
+
+def deaf_to_hang_ups() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+@pytest.mark.slow
+def test_b1_under_nohup_a_closed_terminal_is_no_reason_to_end(root, tmp_path, whole):
+    run = runs.start(root, tmp_path / "run", before=deaf_to_hang_ups)
+    run.wait_for_step(3)
+    run.signal(signal.SIGHUP)
+    assert run.end() == 0, run.said()
+    assert runs.left(tmp_path / "run") == whole
+
+
+def into_pipe(path: Path) -> None:
+    """Have the process, and all that it says, at one end of a pipe."""
+    end = os.open(path, os.O_WRONLY)
+    os.dup2(end, 1)
+    os.dup2(end, 2)
+    os.close(end)
+
+
+@pytest.mark.parametrize("ctrl_c", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_b1_whoever_reads_may_leave(root, tmp_path, whole, ctrl_c):
+    """`vidkd.train ... | tee log`: Ctrl-C ends tee at once; then nobody is there to be told that a step is saved."""
+    out, pipe = tmp_path / "run", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    ours = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    run = runs.start(root, out, RARELY, before=partial(into_pipe, pipe))
+    run.wait_for_step(4)
+    os.close(ours)
+    if not ctrl_c:
+        assert run.end() == 0
+        assert runs.left(out) == whole
+        return
+    time.sleep(0.6)  # the bar has something to show meanwhile
+    run.signal(signal.SIGINT)
+    assert run.end(30) == 130
+    assert newest(out).step == lines(out)[-1]["step"] >= 4
+    goes_on(root, out, whole, RARELY)
 
 
 def test_b2_a_signal_to_one_process_of_two_stops_both_at_one_step(root, tmp_path):

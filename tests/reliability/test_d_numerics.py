@@ -18,6 +18,7 @@ from vidkd import guard, stepping, train, trainer
 from vidkd.data import index
 from vidkd.errors import DataError
 from vidkd.methods.logits import Method
+from vidkd.types import ClipBatch, View
 
 STEP = 3
 PLAIN = (*SMALL, "data.augment.mixup_alpha=0", "train.save_every={steps: 1}", "train.steps=5", "train.accumulate=2")
@@ -120,6 +121,14 @@ def test_d1_all_processes_leave_the_same_step_out(root, tmp_path):
     assert f"left out: step {STEP}: not finite: optim/grad_norm_student on process" in both[0].said()
     assert [line["train/left_out"] for line in lines(out) if "train/left_out" in line] == [0, 0, 1, 1, 1]
     assert not dump.exists()
+
+
+def test_d1_a_tap_of_the_teacher_is_named(tmp_path):
+    batch = ClipBatch({"student": torch.zeros(1, 3, 2, 4, 4)}, label=torch.zeros(1), clip=("a",), address=None)
+    taps = {"late": torch.zeros(1, 2, 1, 1, 1), "early": torch.full((1, 2, 1, 1, 1), torch.inf)}
+    seen = guard.Guard(tmp_path)
+    seen.add(("a",), lambda: batch, View(torch.zeros(1, 4), taps), {"label": torch.tensor(1.0)})
+    assert "step 3: not finite: teacher tap early. Clips: a." in seen.check(3, {}, torch.device("cpu"))
 
 
 def test_d1_bad_batches_do_not_fill_the_disk(tmp_path):

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from itertools import product
 
+import pyarrow as pa
 import pytest
 import torch
 
+import small_run
 from conftest import REPOSITORY
 from reliability import runs
 from small_run import SMALL, losses, same, weights
@@ -33,7 +35,17 @@ def frames_of(video, indices, data):
     return frames[wanted], {i: place for place, i in enumerate(wanted)}
 
 
-EVERY = (range(1, 14), range(1, 6))  # numbers of videos, sizes of batches
+EVERY = (range(1, 15), range(1, 6))  # numbers of videos, sizes of batches
+UCF101 = 3783  # test videos of its split 1
+
+
+def part_of(whole: Part, count: int) -> Part:
+    """`count` videos with names of their own: those of `whole`, again and again."""
+    rows = [i % len(whole) for i in range(count)]
+    names = [f"video_{i:04d}.mp4" for i in range(count)]
+    table = whole.table.take(rows)
+    table = table.set_column(table.column_names.index("path"), "path", pa.array(names))
+    return Part(whole.root, table, whole.labels.take(rows))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +53,7 @@ EVERY = (range(1, 14), range(1, 6))  # numbers of videos, sizes of batches
     [
         *((1, 1, (1, 2, 3, 5, 13), (1, 5)), (3, 1, (1, 2, 3, 5, 13), (1, 5)), (2, 3, (1, 2, 3, 5, 13), (1, 5))),
         *(pytest.param(clips, 1, *EVERY, marks=pytest.mark.slow) for clips in (1, 3)),
+        pytest.param(1, 1, (UCF101,), (5,), marks=pytest.mark.slow),
     ],
 )
 def test_e1_any_number_of_processes_scores_alike(make, root, monkeypatch, clip_count, crops, counts, sizes):
@@ -74,7 +87,7 @@ def test_e1_any_number_of_processes_scores_alike(make, root, monkeypatch, clip_c
         return evaluation._once_each(sent[0], part)
 
     for count in counts:
-        part = Part(whole.root, whole.table.slice(0, count), whole.labels)
+        part = part_of(whole, count)
         one = scored(part, 1, 8)
         figures = task.results(one)
         assert one.ids == part.names() and len(set(one.ids)) == count
@@ -89,12 +102,10 @@ def test_e1_any_number_of_processes_scores_alike(make, root, monkeypatch, clip_c
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_e1_the_test_videos_of_ucf101_are_shared_out_once_each(make, root, world):
-    part = index.read(root).part("split1", "test")
-    table = part.table.take([i % len(part) for i in range(3783)])
-    many, data = Part(part.root, table, part.labels.take([0] * 3783)), make("run").data
+    many, data = part_of(index.read(root).part("split1", "test"), UCF101), make("run").data
     for size in range(1, 6):
         dealt = [clips.test_loader(many, data, {}, size, rank, world).batch_sampler for rank in range(world)]
-        assert sorted(key for batches in dealt for batch in batches for key in batch) == [(0, i) for i in range(3783)]
+        assert sorted(key for batches in dealt for batch in batches for key in batch) == [(0, i) for i in range(UCF101)]
         assert all(len(batch) <= size for batches in dealt for batch in batches)
 
 
@@ -161,8 +172,31 @@ def test_e4_a_fresh_process_gives_the_same_figures(make, tmp_path):
     assert done.returncode == 0, done.stderr
     again = json.loads((tmp_path / "a" / "results.json").read_text())["student"]
     assert again["confusion"] == outcome["student"]["confusion"] and again["top1"] == outcome["student"]["top1"]
-    written = (folder / "student_predictions.csv" for folder in (tmp_path / "a", run.out_dir))
+    written = [folder / "student_predictions.csv" for folder in (tmp_path / "a", run.out_dir)]
     assert len({path.read_bytes() for path in written}) == 1
+    command = [sys.executable, "-m", "vidkd.score", str(written[0]), "--json", str(tmp_path / "figures.json")]
+    subprocess.run(command, check=True, capture_output=True, cwd=REPOSITORY, env=env)  # E5
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures and all(again[name] == value for name, value in figures.items() if name in again)
+    assert {"top1", "top5", "confusion", "n_videos"} <= figures.keys() & again.keys()
+
+
+@pytest.mark.slow
+def test_e4_the_figures_of_the_training_are_those_of_its_checkpoint_in_a_fresh_process(make, tmp_path):
+    run = make("run", "data.val=val", "train.eval_every={steps: 2}", "train.ema=0.5")
+    train.train(run)
+    said = [line for line in small_run.lines(run.out_dir) if "val/top1" in line]
+    best = max(said, key=lambda line: line["val/top1"])  # the first of them
+    for step in (4, 6):
+        upto = max((line for line in said if line["step"] <= step), key=lambda line: line["val/top1"])
+        path, out = run.out_dir / "checkpoints" / f"step{step:08d}", tmp_path / str(step)
+        command = [sys.executable, "-m", "vidkd.evaluate", str(path), "--part", "val", "--student-only"]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([*command, "--out", str(out)], check=True, capture_output=True, cwd=REPOSITORY, env=env)
+        figures = json.loads((out / "results.json").read_text())["student"]
+        logged = {name.removeprefix("val/"): value for name, value in upto.items() if name.startswith("val/")}
+        assert logged and {name: figures[name] for name in logged} == logged
+    assert best["step"] in (2, 4, 6)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import types
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -19,10 +20,10 @@ import torch
 
 from reliability import runs
 from small_run import KD, SMALL, lines
-from vidkd import annotations, checkpoint, config_file, evaluate, log, models, run_dir, score, teacher_store
+from vidkd import annotations, checkpoint, config_file, evaluate, log, models, outcome, run_dir, score, teacher_store
 from vidkd.data import decode, index
 from vidkd.errors import VidkdError
-from vidkd.export import load_student
+from vidkd.export import load_student, read_card
 from vidkd.models import weights
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -102,6 +103,9 @@ LOADERS = {
     "what a method kept": lambda d, c: weights.read_kept(file(d / weights.KEPT, c).parent),
     "annotations.csv": lambda d, c: annotations.read(file(d / "x.csv", c)),
     "annotations.json": lambda d, c: annotations.read(file(d / "x.json", c)),
+    "features": lambda d, c: decode.open_video(file(d / "x.npy", c), "auto").__enter__(),
+    "the card of an export": lambda d, c: read_card(file(d / "student.safetensors", c)),
+    "results of a run that is shown": lambda d, c: outcome.results_of(file(d / "results.json", c).parent),
     "detections": lambda d, c: annotations.read_detections(file(d / "x.json", c)),
 }
 
@@ -122,6 +126,17 @@ def test_g1_nothing_planted_is_executed(tmp_path, loader, form):
         LOADERS[loader](folder, content)
     assert not trace.exists()
     pickle.loads(pickle.dumps(Planted(trace)))  # and the plant is a live one
+    assert trace.exists()
+
+
+def test_g1_features_of_objects_are_refused(tmp_path):
+    """What numpy would unpickle if it were let."""
+    trace = tmp_path / "trace"
+    np.save(tmp_path / "x.npy", np.array([[Planted(trace)]], dtype=object), allow_pickle=True)
+    with pytest.raises(VidkdError, match=r"x\.npy"), decode.open_video(tmp_path / "x.npy", "auto"):
+        pass
+    assert not trace.exists()
+    np.load(tmp_path / "x.npy", allow_pickle=True)
     assert trace.exists()
 
 
@@ -238,7 +253,8 @@ SECRETS = {name: "planted-secret" for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS
 )
 def test_g3_a_secret_reaches_no_file(root, tmp_path, trackers):
     out = tmp_path / "run"
-    run = runs.run(root, out, *trackers, "train.save_every={steps: 1}", base=SMALL, env=SECRETS)
+    asked = "log.wandb_project=${oc.env:MY_PASSWORD}"  # which OmegaConf would write into every file
+    run = runs.run(root, out, *trackers, "train.save_every={steps: 1}", asked, base=SMALL, env=SECRETS)
     assert run.process.exitcode == 0, run.said()
     written = [path for path in out.rglob("*") if path.is_file()]
     assert any("tensorboard" in str(path) or "wandb" in str(path) for path in written)

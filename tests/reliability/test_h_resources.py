@@ -35,9 +35,12 @@ def full_disk(number: int) -> None:
     checkpoint._write = full
 
 
-@pytest.mark.parametrize("number", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3, 10, 22, 24))])
+@pytest.mark.parametrize(
+    "number", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3, 7, 10, 22, 23, 24, 26, 27))]
+)
 def test_h1_a_full_disk_costs_nothing_that_was_saved(root, tmp_path, number):
-    """In a checkpoint; in the configuration, the inputs, the trial of the disk, a later checkpoint, the results."""
+    """In a checkpoint; in the configuration, the inputs, the trial of the disk, the mark, a later checkpoint, the
+    configuration again, the predictions, the results, the student."""
     out = tmp_path / "run"
     run = runs.run(root, out, base=EVERY, before=partial(full_disk, number))
     assert run.process.exitcode == 2, run.said()

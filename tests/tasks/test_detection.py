@@ -168,6 +168,7 @@ class TestScore:
             (["--annotations", tmp_path / "none.csv"], "none.csv: cannot be read"),
             (["--annotations", tmp_path / "a.csv", "--tiou", "half"], "must be START:STEP:STOP"),
             (["--task", "detection"], "say --annotations FILE"),
+            (["--task", "detection", "--stream", tmp_path / "a.csv"], "joined before they are decoded"),
             ([], "not the predictions of a recognition run"),
         ):
             assert self.run(tmp_path / "p.csv", *told) == 2

@@ -7,16 +7,15 @@ memory than there is. Only regular files of known kinds within the limits below 
 import math
 import stat
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
+from vidkd.data import mp4
 from vidkd.errors import DataError
 
 MAX_PIXELS = 4096 * 4096
 MAX_FRAMES = 2_000_000  # 18 hours at 30 frames a second
-MAX_MOOV_BYTES = 256 << 20
 KINDS = "MP4/MOV, Matroska/WebM, AVI, MPEG-TS, MPEG-PS, ASF/WMV, FLV and Ogg"
 PACKED_MAGIC = b"\x8avidkd1\n"
 PACKED = struct.Struct("<8s8sIIId")  # magic, form, frames, height, width, frames a second: how packed.py begins a file
@@ -32,10 +31,9 @@ class Header:
     width: int = 0  # px
     height: int = 0
     frames: int = 0
-    plain: bool = (
-        False  # an MP4 whose frames are stored in the order they are shown, each at its own time, and all are shown
-    )
+    plain: bool = False  # see mp4.Track
     fps: float = 0.0
+    stored: mp4.Stored | None = None  # where the frames of a plain H.264 track lie
 
 
 def inspect(path: Path) -> Header:
@@ -109,97 +107,19 @@ def _packed_header(path: Path, file: BinaryIO, file_bytes: int) -> Header:
     return Header("packed", form, width, height, frames, fps=fps)
 
 
-# MP4 is a tree of boxes: [size: 4 bytes][type: 4 bytes][content].
-
-
 def _mp4_header(path: Path, file: BinaryIO, file_bytes: int) -> Header:
-    moov = _find_moov(file, file_bytes)
+    moov = mp4.find_moov(file, file_bytes)
     if moov is None:
         _broken(path, "it has no moov box: it was cut short, or never finished")
     try:
-        return _read_moov(moov)
+        track = mp4.video_track(moov)
     except (struct.error, IndexError, KeyError) as error:
         _broken(path, f"its moov box is damaged ({error!r})")
+    if track is None:
+        return Header("mov")
+    size = track.width, track.height, track.frames
+    return Header("mov", track.codec, *size, track.plain, track.fps, track.stored)
 
 
 def _broken(path: Path, why: str) -> NoReturn:
     raise DataError(f"{path}: cannot be decoded: {why}; get the file again")
-
-
-def _find_moov(file: BinaryIO, file_bytes: int) -> bytes | None:
-    at = 0
-    while at + 8 <= file_bytes:
-        file.seek(at)
-        head = file.read(16)
-        size, kind = struct.unpack(">I4s", head[:8])
-        header = 8
-        if size == 1 and len(head) == 16:
-            size, header = struct.unpack(">Q", head[8:])[0], 16
-        elif size == 0:
-            size = file_bytes - at
-        if size < header:
-            return None
-        if kind == b"moov":
-            if size > MAX_MOOV_BYTES or at + size > file_bytes:
-                return None
-            file.seek(at + header)
-            return file.read(size - header)
-        at += size
-    return None
-
-
-def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = 0
-    while at + 8 <= len(content):
-        size, kind = struct.unpack_from(">I4s", content, at)
-        header = 8
-        if size == 1:
-            size, header = struct.unpack_from(">Q", content, at + 8)[0], 16
-        elif size == 0:
-            size = len(content) - at
-        if size < header:
-            return
-        yield kind, content[at + header : at + size]
-        at += size
-
-
-def _read_moov(moov: bytes) -> Header:
-    boxes = dict(_boxes(moov))
-    for kind, content in _boxes(moov):
-        if kind != b"trak":
-            continue
-        track = dict(_boxes(content))
-        media = dict(_boxes(track[b"mdia"]))
-        if media[b"hdlr"][8:12] != b"vide":
-            continue
-        table = dict(_boxes(dict(_boxes(media[b"minf"]))[b"stbl"]))
-        entry = table[b"stsd"][8:]
-        width, height = struct.unpack_from(">HH", entry, 32)
-        frames = struct.unpack_from(">I", table[b"stsz"], 8)[0] if b"stsz" in table else 0
-        times = table[b"stts"]  # [frames, ticks a frame], as often as it says
-        runs = struct.iter_unpack(">II", times[8 : 8 + 8 * struct.unpack_from(">I", times, 4)[0]])
-        own_times = all(ticks for _, ticks in runs)
-        in_order = b"ctts" not in table and b"mvex" not in boxes and own_times
-        plain = in_order and _shows_everything(boxes, track, media, frames)
-        return Header("mov", entry[4:8].decode("latin-1"), width, height, frames, plain)
-    return Header("mov")
-
-
-def _shows_everything(movie: dict[bytes, bytes], track: dict[bytes, bytes], media: dict[bytes, bytes], n: int) -> bool:
-    """Whether the track's edit list, if it has one, shows all `n` frames from the first to the last."""
-    if b"edts" not in track:
-        return True
-    edits = dict(_boxes(track[b"edts"])).get(b"elst", b"")
-    count = struct.unpack_from(">I", edits, 4)[0]
-    if count != 1:
-        return count == 0
-    shown, first = struct.unpack_from(">Qq" if edits[0] else ">Ii", edits, 8)
-    movie_rate, _ = _clock(movie[b"mvhd"])
-    media_rate, duration = _clock(media[b"mdhd"])
-    frame_s = duration / media_rate / max(n, 1)
-    return first == 0 and (not shown or shown / movie_rate > duration / media_rate - frame_s / 2)
-
-
-def _clock(box: bytes) -> tuple[int, int]:
-    """(ticks a second, duration in ticks) of an mvhd or mdhd box."""
-    return struct.unpack_from(">IQ", box, 20) if box[0] else struct.unpack_from(">II", box, 12)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from vidkd.data import container, features, packed
 from vidkd.data.container import Header
-from vidkd.data.decoders import REMEDY, Backend, Decord, Facts, PyAV, TorchCodec, pyav_reads_index, undecodable
+from vidkd.data.decoders import REMEDY, Backend, Decord, Facts, TorchCodec, undecodable
+from vidkd.data.pyav import PyAV, PyAVStored, pyav_reads_index
 from vidkd.errors import ConfigError, DataError, one_of
 
 Decoder = Literal["auto", "decord", "torchcodec", "pyav"]
@@ -142,7 +143,7 @@ def decoder_versions() -> dict[str, str]:
 
 def _quickest(facts: Facts) -> str:
     """The decoder for `auto`: the quickest that is exact on the file (measured: docs/performance.md)."""
-    if facts.indexed and pyav_reads_index():  # as prepared videos are
+    if facts.stored or (facts.indexed and pyav_reads_index()):  # as prepared videos are
         return "pyav"
     return "decord" if facts.decord_is_exact and _installed("decord") else "pyav"
 
@@ -159,7 +160,8 @@ DECORD_MIN_WIDTH_PX = 80  # its copy of a frame fails at widths 16, 24, 48 and 7
 
 def _facts(path: Path, header: Header) -> Facts:
     if header.plain and header.codec in ("avc1", "vp09"):
-        return Facts(header.kind, timed=True, decord_is_exact=header.width >= DECORD_MIN_WIDTH_PX, indexed=True)
+        decord_is_exact = header.width >= DECORD_MIN_WIDTH_PX
+        return Facts(header.kind, True, decord_is_exact, indexed=True, stored=header.stored, fps=header.fps)
     status = path.stat()
     return _probe(path, header.kind, status.st_size, status.st_mtime_ns)
 
@@ -191,4 +193,8 @@ def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
         backend.close()
 
 
-BACKENDS: dict[str, Callable[[Path, Facts], Backend]] = {"decord": Decord, "pyav": PyAV, "torchcodec": TorchCodec}
+def _pyav(path: Path, facts: Facts) -> Backend:
+    return (PyAVStored if facts.stored else PyAV)(path, facts)
+
+
+BACKENDS: dict[str, Callable[[Path, Facts], Backend]] = {"decord": Decord, "pyav": _pyav, "torchcodec": TorchCodec}

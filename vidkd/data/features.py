@@ -60,7 +60,7 @@ class Features:
         if place is None:
             return 0.0
         try:
-            said = json.loads(place.read_text())
+            said = json.loads(place.read_text(encoding="utf-8"))
             return float(said["video_fps"] or 0) / said["stride_frames"]
         except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
             raise DataError(f"{place}: does not say how many features there are a second ({error!r})") from None

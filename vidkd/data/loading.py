@@ -4,6 +4,7 @@ On Linux workers are forked: decoders do not hang in a forked child (measured: d
 is shared instead of copied, and a worker starts in milliseconds, not in the seconds that importing torch takes.
 """
 
+import gc
 import signal
 import sys
 import threading
@@ -133,7 +134,8 @@ class Loader(DataLoader[Any]):
             batch_sampler=keys,  # pyright: ignore[reportArgumentType]
             collate_fn=collate,
             num_workers=workers,
-            timeout=timeout_s if workers else 0,
+            # Twice half of it: one half may pass while a scheduler, or a person at a terminal, has stopped them all
+            timeout=timeout_s / 2 if workers else 0,
             worker_init_fn=_start_worker,
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             generator=generator,  # or torch would draw from its global generator
@@ -149,19 +151,23 @@ class Loader(DataLoader[Any]):
         return self._batches(loading)
 
     def _batches(self, loading: Any) -> Generator[ClipBatch, None, None]:
-        stuck = False
+        stuck = waited = False
         try:
             while True:
                 try:
                     loaded: Loaded = next(loading)
+                    waited = False
                 except StopIteration:
                     return
                 except RuntimeError as error:
                     if "DataLoader" not in str(error):
                         raise
+                    if "timed out" in str(error) and not waited:
+                        waited = True
+                        continue
                     stuck = True
                     dead = [k for k, w in enumerate(getattr(loading, "_workers", [])) if not w.is_alive()]
-                    raise DataError(_silent(str(error), self.being_read(dead))) from None
+                    raise DataError(_silent(str(error), 2 * self.timeout, self.being_read(dead))) from None
                 yield self._checked(loaded)
         finally:
             _end(loading, stuck)
@@ -196,12 +202,11 @@ def collate(items: list[Item | Bad]) -> Loaded:
     return Loaded(batch, tuple(item.bad for item in good if item.bad is not None))
 
 
-def _silent(error: str, being_read: list[str]) -> str:
+def _silent(error: str, seconds: float, being_read: list[str]) -> str:
     clips = f"it was reading: {', '.join(being_read)}" if being_read else "it was not reading a video"
     if "timed out" in error:
-        seconds = error.partition("after ")[2].partition(" seconds")[0]
         return (
-            f"a loader worker was silent for {seconds} s (data.timeout_s); {clips}. Such a video makes the "
+            f"a loader worker was silent for {seconds:g} s (data.timeout_s); {clips}. Such a video makes the "
             "decoder hang: replace it, or try another data.decoder"
         )
     return f"a loader worker died ({error.strip()}); {clips}"
@@ -230,4 +235,5 @@ def _end(loading: Any, stuck: bool) -> None:
 
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)  # the workers are the parallelism
+    gc.freeze()  # what the parent left is there for good: never to be searched for garbage, nor its pages copied
     signals.die_with_parent(signal.SIGKILL)  # also where a decoder hangs, and nothing else would be heard

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
@@ -17,10 +18,12 @@ from vidkd.config import Augment
 from vidkd.data import randaugment
 from vidkd.section import Modality
 
+COLORED_AT_ONCE = 4  # frames
 Window = tuple[int, int, int, int]  # top, left, height, width, in source pixels
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 # Luma and the plane of colours: turning that plane changes the hue and leaves the luma and the grays alone.
-YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+YIQ_TO_RGB = np.linalg.inv(RGB_TO_YIQ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +116,21 @@ def view(cropped: Tensor, drawn: Drawn, size_px: int, mean_gray: float = 0.0, mo
     """
     if cropped.shape[-2:] != (size_px, size_px):
         cropped = F.resize(cropped, [size_px, size_px], antialias=True)
-    if drawn.flip:
-        cropped = cropped.flip(-1)
-        if modality == "flow":
-            cropped = torch.cat([255 - cropped[:, :1], cropped[:, 1:]], dim=1)
+    planes = _planes(cropped, drawn.flip)
+    if drawn.flip and modality == "flow":
+        planes[0] = 255 - planes[0]
     if drawn.colors is not None:
-        cropped = recolored(cropped, drawn.colors, mean_gray)
+        planes = _recolored(planes, drawn.colors, mean_gray)
+    made = planes.transpose(0, 1)
     for operation in drawn.operations:
-        cropped = randaugment.apply(cropped, operation)
-    return cropped
+        made = randaugment.apply(made, operation)
+    return made
+
+
+def _planes(frames: Tensor, flip: bool) -> Tensor:
+    """frames [T, C, H, W] as [C, T, H, W], the order in which a network reads them; a copy, mirrored if `flip`."""
+    pixels = frames.numpy()  # which copies bytes out of such an order in less time than torch does
+    return torch.from_numpy(np.ascontiguousarray(pixels[..., :: -1 if flip else 1].swapaxes(0, 1)))
 
 
 def mean_gray(frame: Tensor) -> float:
@@ -135,14 +144,24 @@ def recolored(frames: Tensor, colors: Colors, mean_gray: float) -> Tensor:
     Brightness, contrast and saturation are torchvision's, but for clipping only once, at the end. Hue turns the
     plane of colours of YIQ. Contrast turns about one gray for the whole clip, so nothing flickers.
     """
+    return _recolored(_planes(frames, flip=False), colors, mean_gray).transpose(0, 1)
+
+
+def _recolored(planes: Tensor, colors: Colors, mean_gray: float) -> Tensor:
+    """`recolored` of planes [3, T, H, W]."""
+    matrix = torch.from_numpy(_color_matrix(colors).astype(np.float32))
+    offset = torch.tensor((1.0 - colors.contrast) * colors.brightness * mean_gray)
+    made = np.empty(planes.shape, np.uint8)
+    for some in range(0, planes.shape[1], COLORED_AT_ONCE):  # as much as stays in the processor's cache
+        part = planes[:, some : some + COLORED_AT_ONCE].float()
+        changed = torch.addmm(offset, matrix, part.flatten(1)).round_().clamp_(0, 255)
+        made[:, some : some + COLORED_AT_ONCE] = changed.view(part.shape).numpy().astype(np.uint8)
+    return torch.from_numpy(made)
+
+
+def _color_matrix(colors: Colors) -> np.ndarray:
+    """[3, 3] float64: what the change of colours does to RGB, but for contrast's offset."""
     cos, sin = math.cos(2 * math.pi * colors.hue), math.sin(2 * math.pi * colors.hue)
-    turn = torch.tensor([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
-    hue = torch.linalg.solve(YIQ, turn @ YIQ)
-    saturation = colors.saturation * torch.eye(3) + (1 - colors.saturation) * LUMA.expand(3, 3)
-    matrix = (colors.brightness * colors.contrast * (hue @ saturation)).tolist()
-    offset = (1.0 - colors.contrast) * colors.brightness * mean_gray
-    red, green, blue = (frames[:, c].float() for c in range(3))
-    made = torch.empty_like(frames)
-    for c, (r, g, b) in enumerate(matrix):  # channel by channel: measured, quicker than a matmul or a convolution
-        made[:, c] = (red * r).add_(green, alpha=g).add_(blue, alpha=b).add_(offset).round_().clamp_(0, 255)
-    return made
+    hue = YIQ_TO_RGB @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ RGB_TO_YIQ
+    saturation = colors.saturation * np.eye(3) + (1 - colors.saturation) * LUMA.numpy()
+    return colors.brightness * colors.contrast * (hue @ saturation)

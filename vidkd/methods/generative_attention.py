@@ -1,10 +1,11 @@
 """Generative attention distillation (AAAI 2024): attention, and a conditional VAE that draws features from it.
 
-Both networks carry an attention lam behind their late tap F (`attention:` of a network), and beside each learns a CVAE
-of F given lam. Without a teacher this trains one such pair: a teacher in the making, or the student's own row without
-distillation. With a teacher the student's attention follows the teacher's, and its CVAE the teacher's CVAE, which the
-teacher's run kept and which stays as it is. Features and attention that meet a CVAE as constants train the CVAE alone;
-a CVAE that is held trains the network alone.
+Both networks carry an attention lam behind a tap F (`attention:` of a network; `tap`, by default the late one), and
+beside each learns a CVAE of F given lam. Where they carry several, as detectors do, the method is listed once for each.
+Without a teacher this trains one such pair: a teacher in the making, or the student's own row without distillation.
+With a teacher the student's attention follows the teacher's, and its CVAE the teacher's CVAE, which the teacher's run
+kept and which stays as it is. Features and attention that meet a CVAE as constants train the CVAE alone; a CVAE that is
+held trains the network alone.
 
 | term           | weight            | trains  |                                                                   |
 |----------------|-------------------|---------|-------------------------------------------------------------------|
@@ -44,6 +45,7 @@ GENERATIVE = {  # weight of the term by its form; published versions used all bu
 class Config(MethodSection):
     needs_teacher: ClassVar[bool] = False
 
+    tap: str = attention.LATE  # of both networks: whose attention, and of which maps the CVAE is
     spatial: Spatial = "pool"
     generative: Literal["release", "teacher_features", "mixed", "posterior_kl", "none"] = "release"
     noise: Literal["shared", "independent"] = "shared"  # independent (published) puts a floor under `generative`
@@ -64,8 +66,9 @@ class Method(BaseMethod[Config]):
 
     def __init__(self, config: Config, student: Tapped, teacher: Tapped | None, num_classes: int) -> None:
         super().__init__(config, student, teacher, num_classes)
-        own = _attention("student", student)
-        theirs = None if teacher is None else _attention("teacher", teacher)
+        self.lam_tap = attention.name(config.tap)
+        own = _attention("student", student, config.tap)
+        theirs = None if teacher is None else _attention("teacher", teacher, config.tap)
         self.distils = theirs is not None
         channels, _, h, w = (theirs or own).shape  # the student's features are brought to the teacher's grid
         self.size = (h, w)
@@ -80,7 +83,8 @@ class Method(BaseMethod[Config]):
     def teacher_taps(self) -> list[str]:
         if not self.distils:
             return []
-        return ["attention", "late"] if self.match or self.config.generative == "posterior_kl" else ["attention"]
+        both = self.match is not None or self.config.generative == "posterior_kl"
+        return [self.lam_tap, self.config.tap] if both else [self.lam_tap]
 
     def terms(self) -> list[str]:
         own = ["reconstruction", "kl", "prior"]
@@ -90,11 +94,12 @@ class Method(BaseMethod[Config]):
         return [*own, "attention", *channels, *generative]
 
     def compares(self) -> list[Pair]:
+        heard = f"{self.config.tap}, {self.lam_tap}"
         if not self.distils:
-            return [Pair("late, attention", "", "a CVAE of its own")]
+            return [Pair(heard, "", "a CVAE of its own")]
         by = "a linear map of channels, sigmoid" if self.match else "nothing: the same channels"
-        drawn = [] if self.guide is None else [Pair("late, attention", "its CVAE", f"a CVAE: {self.config.generative}")]
-        return [Pair("attention", "attention", by), *drawn]
+        drawn = [] if self.guide is None else [Pair(heard, "its CVAE", f"a CVAE: {self.config.generative}")]
+        return [Pair(self.lam_tap, self.lam_tap, by), *drawn]
 
     def learns(self, name: str, step: int) -> bool:
         if self.config.turn is None:
@@ -118,7 +123,8 @@ class Method(BaseMethod[Config]):
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise ConfigError(
-                f"generative_attention: the teacher's CVAE is another than spatial says: {reason}"
+                f"generative_attention: the teacher's CVAE of {self.config.tap!r} is another than spatial says, or its "
+                f"run names the taps in another order: {reason}"
             ) from None
 
     def forward(self, batch: ClipBatch, student: View, teacher: View | None) -> dict[str, Tensor]:
@@ -135,9 +141,9 @@ class Method(BaseMethod[Config]):
         }
         if teacher is None:
             return terms
-        terms["attention"] = F.mse_loss(lam, _lam(teacher))
+        terms["attention"] = F.mse_loss(lam, self._lam(teacher))
         if self.match is not None:
-            mapped = fit(self.match.maps(_maps(student).detach()), _lam(teacher).shape[2], self.size)
+            mapped = fit(self.match.maps(self._maps(student).detach()), self._lam(teacher).shape[2], self.size)
             terms["channels"] = F.mse_loss(self.cvae.content(mapped), self._content_of(teacher))
         if self.guide is not None:
             terms["generative"] = self._generative(maps, lam, drawn, imagined, teacher, noise)
@@ -151,7 +157,7 @@ class Method(BaseMethod[Config]):
         guide, content, form = self.guide.module, self.cvae.content(maps), self.config.generative
         if form == "posterior_kl":
             with torch.no_grad():
-                code = guide.encode(self._content_of(teacher), _lam(teacher))
+                code = guide.encode(self._content_of(teacher), self._lam(teacher))
             return gaussian_kl(*code, *guide.encode(content, lam))
         if form == "mixed":
             with held(self.cvae):
@@ -164,25 +170,31 @@ class Method(BaseMethod[Config]):
     @torch.no_grad()
     def _drawn_by_the_guide(self, guide: CVAE, maps: Tensor, lam: Tensor, teacher: View, noise: "Noise") -> Tensor:
         if self.config.generative == "teacher_features":
-            return guide.prior(_lam(teacher), noise.prior)
+            return guide.prior(self._lam(teacher), noise.prior)
         if self.head is not None:
             lam = self.head.module(maps).float()
         return guide.posterior(self.cvae.content(maps), lam, noise.posterior)[0]
 
     def _on_the_teachers_grid(self, student: View, teacher: View | None) -> tuple[Tensor, Tensor]:
         """The student's F [B, C, T, h, w] and lam [B, C, T], brought to the teacher's channels, length and size."""
-        maps, lam = _maps(student), _lam(student)
+        maps, lam = self._maps(student), self._lam(student)
         if teacher is None:
             return maps, lam
         if self.match is not None:
             with held(self.match.maps):  # else the loss falls by mapping all features to nothing
                 maps = self.match.maps(maps)
             lam = self.match.lam(lam).sigmoid()
-        frames = _lam(teacher).shape[2]
+        frames = self._lam(teacher).shape[2]
         return fit(maps, frames, self.size), fit(lam, frames)
 
     def _content_of(self, teacher: View) -> Tensor:
-        return self.cvae.content(_maps(teacher))
+        return self.cvae.content(self._maps(teacher))
+
+    def _maps(self, view: View) -> Tensor:
+        return view.taps[self.config.tap].float()
+
+    def _lam(self, view: View) -> Tensor:
+        return view.taps[self.lam_tap].float()
 
 
 class Match(nn.Module):
@@ -214,18 +226,12 @@ def fit(x: Tensor, frames: int, size: tuple[int, ...] = ()) -> Tensor:
     return F.interpolate(x, size=(frames, *size), mode="trilinear" if size else "linear", align_corners=False)
 
 
-def _maps(view: View) -> Tensor:
-    return view.taps["late"].float()
-
-
-def _lam(view: View) -> Tensor:
-    return view.taps["attention"].float()
-
-
-def _attention(who: str, tapped: Tapped) -> attention.Attention:
-    found = attention.of(tapped)
+def _attention(who: str, tapped: Tapped, tap: str) -> attention.Attention:
+    found = attention.of(tapped, tap)
     if found is None:
+        taps = "" if tap == attention.LATE else f", taps: [{', '.join([*attention.every(tapped), tap])}]"
+        where = "" if tap == attention.LATE else f" in its tap {tap!r}"
         raise ConfigError(
-            f"generative_attention: {tapped.name} carries no attention; add {who}.attention: {{head: gap}}"
+            f"generative_attention: {tapped.name} carries no attention{where}; add {who}.attention: {{head: gap{taps}}}"
         )
     return found

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from vidkd.models.attention import NAME as ATTENTION
+from vidkd.models.attention import owns
 
 
 class Chain(nn.Sequential):
@@ -10,6 +10,6 @@ class Chain(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         for name, layer in self.named_children():
-            if name != ATTENTION:
+            if not owns(name):
                 input = layer(input)
         return input

@@ -19,8 +19,14 @@ level and by time; what else a location says is in taps:
     refinement      [B, 2, L]      what to add to them, in halves of the segment's length
     quality         [B, 1, L]      logit of the tIoU of the refined segment with its action
     frame_boundary  [B, 2, T]      how much of a start and of an end each frame of the clip is, 0..1
+    frame_features  [B, C, T]      what that is the strength of: the first half of the channels of starts
+    level_features  [B, 4C, T_0]   the same of level_boundary, of one branch after the other
     pyramid_<l>     [B, C, T_l, 1, 1]  level l, the finest is 0: a map like those of the backbone, of one pixel
+    signed_<l>      [B, C, T_l, 1, 1]  what level l is made of by its own convolution, before the ReLU (and, at level 0,
+                                   before level 1 is added): maps with signs, which losses that compare directions need
     level_boundary  [B, 4, T_0]    the same on the finest level: of the localisation branch, then of the class branch
+    background_logits [B, K + 1, L]  in training, where asked (`answer_to_background`): coarse_logits to the maps that
+                                   are re-weighted by what the attention overlooks (AAAI 2024)
 """
 
 from collections.abc import Mapping
@@ -31,8 +37,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidkd.errors import ConfigError, one_of
-from vidkd.models import cost
+from vidkd.models import attention, cost
 from vidkd.models._boundary import boundary_max_pool
+from vidkd.models.attention import Attention
 from vidkd.taps import Input, Layout, Tap, Tapped, submodule
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
@@ -85,10 +92,10 @@ class Branch(nn.Module):
         self.joined = Conv(4 * width, width, 1)
 
     def forward(self, x: Tensor, frame: Tensor, at_level: Tensor, at_frame: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, C, T_l], frame [B, C, T] -> [B, C, T_l]; and [B, 2, T_l], how much of a boundary the samples are."""
+        """x [B, C, T_l], frame [B, C, T] -> [B, C, T_l]; and [B, 2C, T_l], what is pooled: starts, then ends."""
         sides = self.level(x)
         pooled = self.frame(boundary_max_pool(frame, at_frame)), boundary_max_pool(sides, at_level)
-        return self.joined(torch.cat([*pooled, self.own(x)], dim=1)), _strength(sides)
+        return self.joined(torch.cat([*pooled, self.own(x)], dim=1)), sides
 
 
 class Heads(nn.Module):
@@ -111,7 +118,8 @@ class Heads(nn.Module):
         self.refined_class = Conv(width, num_classes + 1, 1, plain=True)
         # places to listen at
         self.levels = nn.ModuleList(nn.Identity() for _ in range(levels))
-        self.out = nn.ModuleDict({name: nn.Identity() for name in outputs(num_classes)})
+        self.out = nn.ModuleDict({name: nn.Identity() for name in outputs(num_classes, width)})
+        self.background_logits = nn.Identity()
 
     @property
     def weight(self) -> Tensor:
@@ -125,9 +133,14 @@ class Heads(nn.Module):
         for i, level in enumerate(levels):
             for name, value in self.locations(level, frame, self.scales[i], boundary=i == 0).items():
                 found.setdefault(name, []).append(value)
-        found["frame_boundary"] = [_strength(frame)]
+        found |= {"frame_boundary": [_strength(frame)], "frame_features": [frame]}
         made = {name: listened(torch.cat(found[name], dim=2)) for name, listened in self.out.items()}
         return made["logits"]
+
+    def background(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """The coarse class logits alone, [B, K + 1, L], of maps in which there is to be no action."""
+        own = [self.coarse_class(self.towers[1](level)) for level in self.pyramid(fine, coarse)]
+        return self.background_logits(torch.cat(own, dim=2))
 
     def pyramid(self, fine: Tensor, coarse: Tensor) -> list[Tensor]:
         """Levels [B, width, T_l], the finest first."""
@@ -147,7 +160,7 @@ class Heads(nn.Module):
         at_level = windows(centre, reach.detach() * t / self.frames)
         at_frame = windows((centre + 0.5) * self.frames / t, reach.detach(), inclusive=True)
         pairs = zip(self.branches, features, strict=True)
-        looked, strength = zip(*(branch(x, frame, at_level, at_frame) for branch, x in pairs), strict=True)
+        looked, sides = zip(*(branch(x, frame, at_level, at_frame) for branch, x in pairs), strict=True)
         said = {
             "logits": self.refined_class(looked[1]),
             "coarse_logits": self.coarse_class(features[1]),
@@ -155,7 +168,10 @@ class Heads(nn.Module):
             "refinement": self.refinement(looked[0]),
             "quality": self.quality(looked[0]),
         }
-        return said | ({"level_boundary": torch.cat(strength, dim=1)} if boundary else {})
+        if boundary:
+            said["level_boundary"] = torch.cat([_strength(own) for own in sides], dim=1)
+            said["level_features"] = torch.cat(sides, dim=1)
+        return said
 
 
 class Detector(nn.Module):
@@ -164,10 +180,20 @@ class Detector(nn.Module):
     def __init__(self, backbone: Tapped, heads: Heads, fine: str, coarse: str) -> None:
         super().__init__()
         self.backbone, self.heads, self.names = backbone, heads, (fine, coarse)
+        # where the maps pass on their way to the heads: there they are listened to, and an attention re-weights them
+        self.maps = nn.ModuleDict({name: nn.Identity() for name in self.names})
+        self.answers_to_background = False
 
     def forward(self, video: Tensor) -> Tensor:
         seen = self.backbone(video).taps
-        return self.heads(*(seen[name] for name in self.names))
+        if self.training and self.answers_to_background:  # first: what is heard of the pyramid is then the other one's
+            self.heads.background(*(own.overlooked(seen[name]) for name, own in self.attentions().items()))
+        return self.heads(*(self.maps[name](seen[name]) for name in self.names))
+
+    def attentions(self) -> dict[str, Attention]:
+        """Those in the two maps, the finer one first, as far as there are any."""
+        found = {name: getattr(self, attention.name(name), None) for name in self.names}
+        return {name: own for name, own in found.items() if isinstance(own, Attention)}
 
     def own_names(self, tensors: Mapping[str, Tensor]) -> dict[str, str | None]:
         """Weights of the backbone alone are taken too: its own head (None) is left out."""
@@ -179,10 +205,22 @@ class Detector(nn.Module):
         return {name: None if name.startswith(head) and name not in own else new for name, new in trunk.items()}
 
 
-def outputs(num_classes: int) -> dict[str, int]:
+def answer_to_background(tapped: Tapped) -> None:
+    """Have a detector say `background_logits` while it is trained. ConfigError without attention in both its maps."""
+    net = tapped.net
+    if not isinstance(net, Detector) or len(net.attentions()) < len(net.names):
+        taps = f", taps: [{', '.join(net.names)}]" if isinstance(net, Detector) else ""
+        raise ConfigError(
+            f"task.background: {tapped.name} needs an attention in both maps of a detector, which says what background "
+            f"is; add student.attention: {{head: gap{taps}}}"
+        )
+    net.answers_to_background = True
+
+
+def outputs(num_classes: int, width: int) -> dict[str, int]:
     """What the heads say, and of how many numbers at each place."""
     sizes = {"logits": num_classes + 1, "coarse_logits": num_classes + 1, "reach": 2, "refinement": 2, "quality": 1}
-    return sizes | {"frame_boundary": 2, "level_boundary": 4}
+    return sizes | {"frame_boundary": 2, "level_boundary": 4, "frame_features": width, "level_features": 4 * width}
 
 
 def windows(centre: Tensor, reach: Tensor, inclusive: bool = False) -> Tensor:
@@ -243,10 +281,14 @@ def detector(
             f"the second must be half as long, and {levels} levels need {2 ** (levels - 2)} of it"
         )
     heads = Heads(shapes[fine], shapes[coarse], num_classes, frames, width, levels)
-    said = [name for name in outputs(num_classes) if name != "logits"]
+    said = {name: size for name, size in outputs(num_classes, width).items() if name != "logits"}
     taps = {name: Tap(f"backbone.net.{tap.path}", tap.channels, tap.layout, tap.axes) for name, tap in _inner(trunk)}
-    taps |= {name: Tap(f"heads.out.{name}", outputs(num_classes)[name], axes="BCT") for name in said}
+    taps |= {name: Tap(f"maps.{name}", trunk.taps[name].channels) for name in (fine, coarse)}  # in the layout of all
+    taps |= {name: Tap(f"heads.out.{name}", size, axes="BCT") for name, size in said.items()}
+    taps["background_logits"] = Tap("heads.background_logits", num_classes + 1, axes="BCT")
     taps |= {f"pyramid_{i}": Tap(f"heads.levels.{i}", width, OVER_TIME) for i in range(levels)}
+    own = ["fine", "coarse", *(f"down.{i}" for i in range(levels - 2))]
+    taps |= {f"signed_{i}": Tap(f"heads.{layer}.norm", width, OVER_TIME) for i, layer in enumerate(own)}
     channels = len(trunk.input.mean)  # which the backbone standardises by itself
     limits = Input((0.0,) * channels, (1.0,) * channels, frames=frames, size_px=size_px)
     return Tapped("detector", Detector(trunk, heads, fine, coarse), taps, limits, head="heads")

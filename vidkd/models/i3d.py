@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidkd.errors import ConfigError
-from vidkd.models.attention import NAME as ATTENTION
+from vidkd.models.attention import owns
 from vidkd.taps import Input, Tap, Tapped, channels_of
 
 Triple = tuple[int, int, int]
@@ -184,7 +184,7 @@ class I3D(nn.Module):
     def features(self, video: Tensor) -> Tensor:
         """[B, 3, T, H, W] -> Mixed_5c [B, 1024, T', h, w]; T' = T / 8, h = H / 32, each rounded up at every halving."""
         for name, layer in self.named_children():
-            if name not in ("dropout", "logits", ATTENTION):
+            if name not in ("dropout", "logits") and not owns(name):
                 video = layer(video)
         return video
 

@@ -15,8 +15,8 @@ from vidkd.models import attention
 from vidkd.models._weights_file import WeightsFile, read, without_prefix
 from vidkd.taps import Tapped
 
-Adapt = Literal["none", "inflate", "collapse", "flow"]
-ADAPTS = ["none", "inflate", "collapse", "flow"]
+Adapt = Literal["none", "inflate", "collapse", "flow", "flow_collapse"]
+ADAPTS = ["none", "inflate", "collapse", "flow", "flow_collapse"]
 KEPT = "methods.safetensors"  # in a run directory
 SHOWN = 3  # tensors named in one sentence
 
@@ -67,14 +67,21 @@ class Account:
         return ", ".join(said)
 
 
-def load(tapped: Tapped, path: Path | str, adapt: Adapt = "none", reset_head: bool = False) -> Account:
+def load(
+    tapped: Tapped,
+    path: Path | str,
+    adapt: Adapt = "none",
+    reset_head: bool = False,
+    reset_attention: bool = False,
+) -> Account:
     """Fill `tapped` from a .safetensors, a weights-only .pt, or student.safetensors in a run directory.
 
     `collapse` sums a kernel over time where the network's is one frame deep: on a clip of one repeated picture the
     activations stay what they were. `inflate` spreads a kernel that is one frame deep, or has no time, evenly over
     the network's frames, to the same end. `flow` gives both channels of flow the mean of a kernel's three colours
-    (Wang et al., Temporal Segment Networks, ECCV 2016, section 3.2). `reset_head` leaves the head as it was made,
-    whatever the file has for it, and so the network's attention, where the file has none.
+    (Wang et al., Temporal Segment Networks, ECCV 2016, section 3.2), and `flow_collapse` is that and `collapse`.
+    `reset_head` leaves the head as it was made, whatever the file has for it, and so the network's attention, where the
+    file has none. `reset_attention` leaves the attention as it was made, whatever the file has for it.
 
     Everything is checked first. DataError, with the network untouched, for a file that cannot be read, and for any
     tensor outside these that is missing, left over, of another shape, not finite or not of the network's kind.
@@ -85,7 +92,7 @@ def load(tapped: Tapped, path: Path | str, adapt: Adapt = "none", reset_head: bo
     file = read(Path(path))
     state = tapped.net.state_dict()
     found, heads = _by_own_name(tapped, file, set(state))
-    account, ready = _compare(tapped, state, found, adapt, reset_head)
+    account, ready = _compare(tapped, state, found, adapt, reset_head, reset_attention)
     account = replace(account, path=file.path, classes=_classes(tapped, file, found))
     _refuse_misfits(tapped, replace(account, skipped=account.skipped + (() if reset_head else heads)))
     bad = [n for n, t in ready.items() if t.dtype.is_floating_point != state[n].dtype.is_floating_point]
@@ -119,7 +126,7 @@ def checksum(path: Path | None) -> str | None:
 @cache
 def k400_classes() -> tuple[str, ...]:
     """The 400 classes of Kinetics-400 in the order of the logits of I3D, torchvision and pytorchvideo."""
-    return tuple(Path(__file__).with_name("k400_classes.txt").read_text().splitlines())
+    return tuple(Path(__file__).with_name("k400_classes.txt").read_text(encoding="utf-8").splitlines())
 
 
 def _by_own_name(tapped: Tapped, file: WeightsFile, own: set[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -135,19 +142,23 @@ def _in_head(tapped: Tapped, name: str) -> bool:
     return name.startswith(f"{tapped.head}.")
 
 
-def _in_attention(name: str) -> bool:
-    return name.startswith(f"{attention.NAME}.")
-
-
 def _compare(
-    tapped: Tapped, state: dict[str, Tensor], found: dict[str, Tensor], adapt: Adapt, reset_head: bool
+    tapped: Tapped,
+    state: dict[str, Tensor],
+    found: dict[str, Tensor],
+    adapt: Adapt,
+    reset_head: bool,
+    reset_attention: bool,
 ) -> tuple[Account, dict[str, Tensor]]:
     """What fits, what does not, and the tensors that would be loaded."""
-    new_attention = reset_head and any(map(_in_attention, state)) and not any(map(_in_attention, found))
-    started = [n for n in state if (reset_head and _in_head(tapped, n)) or (new_attention and _in_attention(n))]
+    not_in_file = reset_head and not any(map(attention.owns, found))
+    new_attention = any(map(attention.owns, state)) and (reset_attention or not_in_file)
+    started = [n for n in state if (reset_head and _in_head(tapped, n)) or (new_attention and attention.owns(n))]
     wanted = [name for name in state if name not in started]
     ready: dict[str, Tensor] = {}
-    adapted, mismatched = [], []
+    adapted: list[str] = []
+    averaged: list[str] = []
+    mismatched = []
     for name in wanted:
         if name not in found:
             continue
@@ -156,7 +167,9 @@ def _compare(
             mismatched.append(Mismatch(name, tuple(found[name].shape), tuple(state[name].shape)))
             continue
         ready[name] = tensor
-        if tensor.shape != found[name].shape:
+        if tensor.shape[1:2] != found[name].shape[1:2]:  # colours for flow
+            averaged.append(name)
+        if tensor.shape[2:] != found[name].shape[2:]:
             adapted.append(name)
     account = Account(
         path=Path(),
@@ -165,8 +178,8 @@ def _compare(
         missing=tuple(n for n in wanted if n not in found and not n.endswith("num_batches_tracked")),
         mismatched=tuple(mismatched),
         inflated=tuple(adapted) if adapt == "inflate" else (),
-        collapsed=tuple(adapted) if adapt == "collapse" else (),
-        averaged=tuple(adapted) if adapt == "flow" else (),
+        collapsed=tuple(adapted) if adapt in ("collapse", "flow_collapse") else (),
+        averaged=tuple(averaged),
         new_head=reset_head,
         new_attention=new_attention,
     )
@@ -177,13 +190,13 @@ def _adapt(tensor: Tensor, shape: torch.Size, adapt: Adapt) -> Tensor:
     """`tensor` for a kernel of `shape` [o, i, t, h, w]; as it is where the adaptation does not apply."""
     if len(shape) != 5 or tensor.shape == shape:
         return tensor
-    if adapt == "flow" and tensor.ndim == 5 and tensor.shape[1] == 3 and shape[1] == 2:
-        return tensor.mean(1, keepdim=True).repeat(1, 2, 1, 1, 1)
+    if adapt.startswith("flow") and tensor.ndim == 5 and tensor.shape[1] == 3 and shape[1] == 2:
+        tensor = tensor.mean(1, keepdim=True).repeat(1, 2, 1, 1, 1)
     if adapt == "inflate" and tensor.ndim == 4:
         tensor = tensor.unsqueeze(2)
     if tensor.ndim != 5 or tensor.shape[:2] != shape[:2] or tensor.shape[3:] != shape[3:]:
         return tensor
-    if adapt == "collapse" and shape[2] == 1:
+    if adapt in ("collapse", "flow_collapse") and shape[2] == 1:
         return tensor.sum(2, keepdim=True)
     if adapt == "inflate" and tensor.shape[2] == 1:
         return tensor.repeat(1, 1, shape[2], 1, 1) / shape[2]

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from vidkd import distiller, export
 from vidkd.errors import VidkdError
+from vidkd.models import attention as carried
 from vidkd.report import cards, pictures, svg
 from vidkd.report.material import Cell, Material
 from vidkd.report.svg import Scale
@@ -41,9 +42,11 @@ def attention(m: Material) -> str:
 
 
 def mean_attention(network: Tapped, views: Tensor) -> list[float]:
-    """The attention of the middle one of the views [V, 3, T, H, W], mean over channels: one number a time step."""
+    """The attention of the middle one of the views [V, 3, T, H, W], mean over channels: one number a time step. Of
+    several attentions the last, that of the deepest map."""
+    *_, tap = carried.every(network)
     with torch.no_grad():
-        lam = network(views[len(views) // 2].unsqueeze(0)).taps["attention"]
+        lam = network(views[len(views) // 2].unsqueeze(0)).taps[carried.name(tap)]
     return lam[0].mean(dim=0).tolist()
 
 

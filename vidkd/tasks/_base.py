@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vidkd.errors import DataError
 from vidkd.section import Weighted
+from vidkd.taps import Tapped
 from vidkd.types import ClipBatch, Shown, View
 
 
@@ -83,6 +84,15 @@ class BaseTask(Generic[C]):
         """The names of the terms that `losses` returns, so that a weight for another one is a mistake before the run
         begins; None if they are only known then."""
         return None
+
+    def asks(self, student: Tapped) -> None:
+        """Have the network that learns say what the losses need besides its answer. ConfigError if it cannot."""
+        del student
+
+    def altered(self, batch: ClipBatch) -> ClipBatch:
+        """A training batch, perhaps with a second view of the student's clips, `ALTERED`: what it makes of that is the
+        `altered` of the view that `losses` gets."""
+        return batch
 
     def losses(self, batch: ClipBatch, student: View) -> dict[str, Tensor]:
         """Named scalars, unweighted: what the labels themselves teach."""

@@ -92,6 +92,13 @@ def focal_loss(logits: Tensor, label: Tensor) -> Tensor:
     return -(alpha * (1 - p) ** 2 * p.log()).sum()
 
 
+def background_loss(logits: Tensor) -> Tensor:
+    """What a detector says of maps without action, [B, K + 1, L]: the focal loss of the background at every location,
+    summed over them, mean over clips (AAAI 2024: of the detector's loss nothing else is left where no action is)."""
+    nothing = torch.zeros(logits.shape[0], logits.shape[2], dtype=torch.long, device=logits.device)
+    return focal_loss(logits, nothing) / len(logits)
+
+
 def boundary_labels(segments: Tensor, label: Tensor, frames: int) -> Tensor:
     """[B, 2, T]: 1 for frames within half a boundary of a start (row 0) or an end (row 1); segments [B, M, 2].
 

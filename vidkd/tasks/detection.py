@@ -5,7 +5,9 @@ The truth is segments.csv in the prepared data set (annotations.py), in seconds.
 """
 
 import argparse
+import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,13 +18,16 @@ from torch import Tensor
 
 from vidkd import annotations
 from vidkd.errors import ConfigError, DataError
-from vidkd.tasks import _detection_losses, _detections
+from vidkd.models import detector
+from vidkd.taps import Tapped
+from vidkd.tasks import _boundary_contrast, _detection_losses, _detections
 from vidkd.tasks._base import Answers, BaseTask, Scored, TaskSection
 from vidkd.tasks._detection_figures import Truth, figures, matched, thresholds
 from vidkd.tasks._detection_losses import ClassOver
-from vidkd.types import ClipBatch, Segments, Shown, View
+from vidkd.types import ALTERED, ClipBatch, Segments, Shown, View
 
 SEGMENTS = "segments.csv"
+UNSURE = "ambiguous.csv"  # beside it, where there are any: neither an action nor surely background
 COLUMNS = ("video", "start_s", "end_s", "label", "score")
 TIOU = ("0.3:0.1:0.7", "0.1:0.1:0.5")  # THUMOS14's usual list, and the one of the generative distillation paper's code
 ASKS_FOR = "annotations"  # the option of vidkd.score that says a file holds detections
@@ -30,7 +35,9 @@ TOUCH_S = 1e-6  # an action that ends with a window lies inside it, whatever rou
 
 
 class Config(TaskSection):
-    only_teaches: ClassVar[tuple[str, ...]] = ("weights", "inside", "refined_from", "pooled_boundaries", "bootstrap")
+    only_teaches: ClassVar[tuple[str, ...]] = (
+        "weights", "inside", "refined_from", "class_over", "pooled_boundaries", "background", "contrast", "bootstrap",
+    )  # fmt: skip
 
     tiou: tuple[str, ...] = TIOU  # lists START:STEP:STOP; mAP over the first heads the results
     inside: float = Field(
@@ -39,6 +46,8 @@ class Config(TaskSection):
     refined_from: float = Field(default=0.5, ge=0, le=1)  # tIoU of a coarse segment from which refining it is learned
     class_over: ClassOver = "refined"  # what the loss of refined classes is divided by, as AFSD; actions: as the coarse
     pooled_boundaries: bool = True  # boundary labels come to the finest level by maximum; false: every n-th, as AFSD
+    background: bool = False  # a student with attention: what that overlooks is to be background (AAAI 2024)
+    contrast: bool = False  # a second pass of every clip, an action in it cut in two by background (AFSD)
     sigma: float = Field(default=0.5, gt=0)  # of Gaussian soft-NMS
     threshold: float = Field(default=0.01, ge=0, lt=1)  # scores up to it are no detections
     most: int = Field(default=1000, gt=0)  # detections of a video
@@ -54,7 +63,7 @@ class Config(TaskSection):
         return tiou
 
     def default_weight(self, term: str) -> float:
-        return 10.0 if term in ("location", "refined_location") else 1.0
+        return {"location": 10.0, "refined_location": 10.0, "background": 35.0, "triplet": 0.1}.get(term, 1.0)
 
 
 class Task(BaseTask[Config]):
@@ -74,6 +83,10 @@ class Task(BaseTask[Config]):
             own.setdefault(video, []).append((number[label], start, end))
         self.own = {video: sorted(rows) for video, rows in own.items()}  # of two labels of one segment, the first one
         self.places = max(map(len, self.own.values()), default=1)
+        self.unsure: dict[str, list[tuple[float, float]]] = {}
+        u = annotations.read(root / UNSURE).ambiguous if (root / UNSURE).is_file() else self.said.ambiguous
+        for video, start, end in zip(u.video, u.start_s, u.end_s, strict=True):
+            self.unsure.setdefault(video, []).append((start, end))
         self._last: tuple[Scored, Segments] | None = None
 
     def check(self, names: list[str], labels: list[int]) -> None:
@@ -90,7 +103,8 @@ class Task(BaseTask[Config]):
             segments[i] = torch.tensor([(t - shown.start_s) / length for t in cut])
             classes[i] = label
         span_s = torch.tensor([shown.start_s, shown.end_s], dtype=torch.float64)
-        return {"segments": segments, "classes": classes, "span_s": span_s}
+        truth = {"segments": segments, "classes": classes, "span_s": span_s}
+        return truth | ({"cut": self._cut(shown)} if self.config.contrast else {})
 
     def wants(self, shown: Shown) -> bool:
         """Windows that hold some action whole."""
@@ -100,14 +114,40 @@ class Task(BaseTask[Config]):
         return {"annotations_checksum": self.said.checksum}
 
     def terms(self) -> list[str]:
-        return list(_detection_losses.TERMS)
+        more = {"background": self.config.background, "triplet": self.config.contrast}
+        return [*_detection_losses.TERMS, *(name for name, wanted in more.items() if wanted)]
+
+    def asks(self, student: Tapped) -> None:
+        if self.config.background:
+            detector.answer_to_background(student)
+
+    def altered(self, batch: ClipBatch) -> ClipBatch:
+        """With `contrast`, and the clips in which an action was cut beside those as they are. ConfigError for a student
+        that is not shown all frames of a clip."""
+        if not self.config.contrast or not batch.extra["cut"][:, 4].any():
+            return batch
+        video = batch.seen_by("student")
+        if (frames := int(batch.extra["cut"][0, 5])) != video.shape[2]:
+            raise ConfigError(
+                f"task.contrast: the student sees {video.shape[2]} of the {frames} frames of a clip, and needs all: "
+                "leave out student.view.frames"
+            )
+        place = _boundary_contrast.order(batch.extra["cut"], video.shape[2])[:, None, :, None, None]
+        return replace(batch, views={**batch.views, ALTERED: video.gather(2, place.expand_as(video))})
 
     def losses(self, batch: ClipBatch, student: View) -> dict[str, Tensor]:
         segments, classes = batch.extra["segments"], batch.extra["classes"]
-        config = self.config
-        return _detection_losses.losses(
-            _said(student), segments, classes, config.refined_from, config.pooled_boundaries, config.class_over
+        config, said = self.config, _said(student)
+        terms = _detection_losses.losses(
+            said, segments, classes, config.refined_from, config.pooled_boundaries, config.class_over
         )
+        if config.background:
+            terms["background"] = _detection_losses.background_loss(said["background_logits"])
+        if config.contrast:
+            again = said if student.altered is None else student.altered.taps  # then no clip was cut
+            features = again["frame_features"], again["level_features"]
+            terms["triplet"] = _boundary_contrast.triplet_loss(*features, batch.extra["cut"])
+        return terms
 
     def right(self, batch: ClipBatch, view: View) -> Tensor:
         """Clips with an action: whether most of its locations name its class before the other classes."""
@@ -152,6 +192,24 @@ class Task(BaseTask[Config]):
         said = Truth(first.where(best), before.ids, self.classes)
         hits = sum(int(hit.sum()) for hit in matched(said, self._found(after), "0.5").hit)
         return {"n": int(best.sum()), "repeated": hits, "agreement": hits / max(int(best.sum()), 1)}
+
+    def _cut(self, shown: Shown) -> Tensor:
+        """[6] int64: how an action of the window is cut (_boundary_contrast.cut), and how many frames the window has.
+        The same whenever the same is shown."""
+        rng = torch.Generator().manual_seed(zlib.crc32(repr((shown.video, shown.frames, shown.window)).encode()))
+        frames, length_s = len(shown.frames), shown.end_s - shown.start_s
+
+        def at(rows: list[tuple[int, float, float]]) -> list[tuple[float, float]]:
+            rate = frames / length_s
+            return [((start - shown.start_s) * rate, (end - shown.start_s) * rate) for _, start, end in rows]
+
+        other = [(-1, start, end) for start, end in self.unsure.get(shown.video, ())]
+        after = (-1, min(shown.duration_s, shown.end_s), shown.end_s)  # the file is over: its last frame stands there
+        every = at([*self._in(shown, 0.0), *other, after])
+        shortest_s = min((end - start for _, start, end in self.own.get(shown.video, ())), default=0.0)
+        whole = at(self._in(shown, self.config.inside))
+        found = _boundary_contrast.cut(whole, every, shortest_s / length_s * frames, frames, rng)
+        return torch.tensor([*found, frames])
 
     def _in(self, shown: Shown, share: float) -> list[tuple[int, float, float]]:
         """(class, start_s, end_s) of the actions of which at least `share` lies in the window."""
@@ -231,6 +289,11 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
 
 def score_file(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The figures of the detections in `path` against options.annotations, whoever made them."""
+    if getattr(options, "stream", None):
+        raise ConfigError(
+            "--stream joins the answers of recognition; those of detectors are joined before they are decoded: "
+            "python -m vidkd.predict VIDEO --model RGB --model FLOW"
+        )
     if options.annotations is None:
         raise ConfigError("detections are scored against annotations: say --annotations FILE")
     tiou = options.tiou or TIOU
