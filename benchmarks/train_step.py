@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/train_step.py CONFIG [KEY=VALUE ...] [--steps 30] [--clips 64] [--pool 2 2 2]
 
 The steps are those of training CONFIG (vidkd.trainer.update, the loader included), by all variants in turn, so that a
-busy machine slows all alike; a ratio is the median over rounds of variant / student alone. The methods are logits and
-feature_consistency on the late tap, which the cache holds averaged to POOL places in t, h, w. Only CLIPS clips are
-used, and cached in a temporary folder. Beside the ratio: where a step goes, in ms, and peak memory, of a process of its
-own that takes three steps of one variant (resident on a CPU, allocated on a GPU).
+busy machine slows all alike; a ratio is the median over rounds of variant / student alone, of whole steps and of what
+is left of them without the waiting for clips. The methods are logits and feature_consistency on the late tap, which the
+cache holds averaged to POOL places in t, h, w. Only CLIPS clips are used, and cached in a temporary folder. Beside the
+ratios: where a step goes, in ms, and peak memory, of a process of its own that takes three steps of one variant
+(resident on a CPU, allocated on a GPU).
 """
 
 import argparse
@@ -136,13 +137,15 @@ def peaks(cache: Path, variants: dict[str, list[str]]) -> dict[str, float]:
 
 def report(laps: dict[str, list[dict[str, float]]], memory: dict[str, float]) -> None:
     """The table."""
-    print(f"\n| | x student alone | ms a step | {' | '.join(PARTS)} | peak MiB |")
-    print("|---|---|---|" + "---|" * (len(PARTS) + 1))
+    print(f"\n| | x student alone | x without data | ms a step | {' | '.join(PARTS)} | peak MiB |")
+    print("|---|---|---|---|" + "---|" * (len(PARTS) + 1))
     for name, own in laps.items():
-        ratios = [a["step"] / b["step"] for a, b in zip(own, laps[ALONE], strict=True)]
+        rounds = list(zip(own, laps[ALONE], strict=True))
+        ratio = statistics.median(a["step"] / b["step"] for a, b in rounds)
+        busy = statistics.median((a["step"] - a["data"]) / (b["step"] - b["data"]) for a, b in rounds)
         ms = {part: 1000 * statistics.median(lap[part] for lap in own) for part in ("step", *PARTS)}
         shown = " | ".join(f"{ms[part]:.1f}" for part in PARTS)
-        print(f"| {name} | {statistics.median(ratios):.2f} | {ms['step']:.1f} | {shown} | {memory[name]:.0f} |")
+        print(f"| {name} | {ratio:.2f} | {busy:.2f} | {ms['step']:.1f} | {shown} | {memory[name]:.0f} |")
 
 
 def machine() -> str:

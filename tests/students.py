@@ -4,6 +4,8 @@ import json
 import struct
 from pathlib import Path
 
+import torch
+
 from vidkd import card, config_file, export, models
 
 CLASSES = ("archery", "piano", "surfing", "a, b|c")
@@ -69,3 +71,14 @@ def a_card():
         view=run_of().student.view,
         short="hold",
     )
+
+
+def network():
+    torch.manual_seed(0)
+    return models.build("tiny16", 4).eval()
+
+
+def write(folder: Path, tapped) -> Path:
+    """The files of a student in `folder`."""
+    export.save_student(folder, tapped, run_of(), CLASSES, RESULTS)
+    return folder

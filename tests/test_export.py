@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+import students
 import vidkd
 from students import CLASSES, RESULTS, run_of
 from vidkd import config_file, export, models
@@ -19,14 +20,12 @@ from vidkd.errors import DataError
 
 @pytest.fixture
 def tapped():
-    torch.manual_seed(0)
-    return models.build("tiny16", 4).eval()
+    return students.network()
 
 
 @pytest.fixture
 def saved(tmp_path, tapped) -> Path:
-    export.save_student(tmp_path / "run", tapped, run_of(), CLASSES, RESULTS)
-    return tmp_path / "run"
+    return students.write(tmp_path / "run", tapped)
 
 
 class TestThereAndBack:

@@ -10,22 +10,21 @@ import pytest
 import safetensors.torch
 import torch
 
+import students
 import vidkd
-from students import CLASSES, RESULTS, a_card, rewrite, run_of
+from students import CLASSES, a_card, rewrite
 from vidkd import export, models
 from vidkd.errors import DataError, VidkdError
 
 
 @pytest.fixture
 def tapped():
-    torch.manual_seed(0)
-    return models.build("tiny16", 4).eval()
+    return students.network()
 
 
 @pytest.fixture
 def saved(tmp_path, tapped) -> Path:
-    export.save_student(tmp_path / "run", tapped, run_of(), CLASSES, RESULTS)
-    return tmp_path / "run"
+    return students.write(tmp_path / "run", tapped)
 
 
 class TestRefused:

@@ -8,6 +8,7 @@ import torch
 from conftest import REPOSITORY
 from vidkd import config_file, distiller
 from vidkd.methods import feature_consistency as fmc
+from vidkd.methods._maps import dead_share
 from vidkd.methods.feature_consistency import consistency_loss, reverse_huber
 from vidkd.types import ClipBatch
 
@@ -100,6 +101,13 @@ def test_the_reverse_huber_is_smooth_where_it_turns():
     assert slopes == pytest.approx([1, 1], abs=1e-4)
     assert reverse_huber(torch.tensor([5.0]))[0].item() == pytest.approx((25 + 9) / 6)
     assert reverse_huber(torch.zeros(3)).tolist() == [0, 0, 0]
+
+
+def test_the_share_of_maps_without_a_direction_by_hand():
+    maps = torch.zeros(1, 2, 2, 3, 3)
+    maps[0, 1, 0, 2, 2] = -1  # one frame of one of two channels
+    assert dead_share(maps, "spatiotemporal") == 1 / 2
+    assert dead_share(maps, "per_frame") == 3 / 4
 
 
 @pytest.mark.parametrize("mode", MODES)

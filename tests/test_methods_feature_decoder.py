@@ -285,3 +285,15 @@ def test_the_view_is_asked_for_only_with_target_clip():
     method = made("target: teacher_shallow")[0].methods[0]
     assert not method.needs_input
     assert method.teacher_taps() == ["early"]
+
+
+@pytest.mark.parametrize("faithful", [True, False])
+def test_it_says_the_size_it_draws(faithful):
+    trainee, teacher, batch = made(f"form: both, faithful: {str(faithful).lower()}")
+    method, student = trainee.methods[0], trainee.student(batch.seen_by("student"))
+    video = teacher(batch.seen_by("teacher")).video
+    (pair,) = method.compares()
+    for form, net in method.decoders.items():
+        wanted = fdd.at_frames(video, student.taps["early"].shape[2]) if form == "per_frame" else video
+        c, t, h, w = net(student.taps["early"], fdd._grid(wanted)).shape[1:]
+        assert f"{form}, drawing {t}x{h}x{w}x{c}" in pair.by

@@ -34,7 +34,9 @@ def test_sizes_adapters_and_hours(root):
         text,
     )
     assert re.search(
-        r"feature_decoder +[\d,]+ +0\.\d{3} +early 8x16x16x8 +input 8x48x48x3\n +joined by decoders \(per_frame\)", text
+        r"feature_decoder +[\d,]+ +0\.\d{3} +early 8x16x16x8 +input 8x48x48x3\n"
+        r" +joined by a decoder \(subpixel\) per_frame, drawing 8x32x32x3\n",
+        text,
     )
     assert max(map(len, text.splitlines())) <= plan.WIDTH
     text = " ".join(text.split())

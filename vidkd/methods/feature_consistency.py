@@ -55,9 +55,14 @@ class Method(BaseMethod[Config]):
         return ["consistency"]
 
     def compares(self) -> list[Pair]:
-        (c_s, *grid_s), (c_t, *grid_t) = self.shapes
+        (c_s, t_s, *side_s), (c_t, t_t, *side_t) = self.shapes
+        each = forms(self.config.form)
         steps = [] if c_s == c_t else [f"the student's {c_s} channels projected to {c_t}"]
-        if grid_s != grid_t:
+        if t_s != t_t and "per_frame" in each:
+            steps.append(
+                f"each of the student's {t_s} frames with that of the teacher's {t_t} at its place in the span"
+            )
+        if side_s != side_t or (t_s != t_t and "spatiotemporal" in each):
             steps.append(
                 "the teacher resized (nearest)" if self.config.faithful else "the larger pooled to the smaller"
             )

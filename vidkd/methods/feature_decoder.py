@@ -78,9 +78,21 @@ class Method(BaseMethod[Config]):
 
     def compares(self) -> list[Pair]:
         target = "input" if self.needs_input else self.config.teacher_tap
-        by = f"decoders ({', '.join(self.decoders)}), {self.config.upsample}"
+        drawn = (f"{form}, drawing {sizes(self._drawn(decoder))}" for form, decoder in self.decoders.items())
+        by = f"a decoder ({self.config.upsample}) {' and one '.join(drawn)}"
         own, wanted = map(sizes, self.shapes)
         return [Pair(f"{self.config.student_tap} {own}", f"{target} {wanted}", by)]
+
+    def _drawn(self, decoder: nn.Module) -> Shape:
+        """[c, t, h, w] of what a decoder draws of the student's map."""
+        assert isinstance(decoder, Decoder)
+        (_, *grid), (out, *target) = self.shapes
+        if not self.config.faithful:
+            target = [n * math.prod(step[axis] for step in decoder.steps) for axis, n in enumerate(grid)]
+        elif decoder.k_t == 1:
+            target[0] = grid[0]
+        t, h, w = target
+        return out, t, h, w
 
     def forward(self, batch: ClipBatch, student: View, teacher: View) -> dict[str, Tensor]:
         target = teacher.video if self.needs_input else teacher.taps[self.config.teacher_tap]
@@ -117,7 +129,7 @@ class Decoder(nn.Module):
         def conv(c_in: int, c_out: int) -> nn.Conv3d:
             return nn.Conv3d(c_in, c_out, (k_t, 3, 3), padding=(k_t // 2, 1, 1))
 
-        self.steps, self.upsample, self.faithful = steps, upsample, faithful
+        self.steps, self.k_t, self.upsample, self.faithful = steps, k_t, upsample, faithful
         stretch = math.prod(math.prod(step) for step in steps)
         self.entry = nn.Identity()
         if channels % stretch or channels // stretch < 3:

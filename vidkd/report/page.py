@@ -9,41 +9,27 @@ from vidkd.report.style import CSS
 from vidkd.report.svg import esc
 
 Section = Callable[[Material], str]
-BENCH: dict[str, Section] = {
-    "What was gained": gains.headline,
-    "The table": gains.table,
-    "Accuracy": gains.accuracy,
-    "Accuracy and cost": costs.cost,
-    "Resolution and frames": costs.surface,
-    "Gain by class": classes.gain,
-    "Accuracy by class": classes.per_class,
-    "What is taken for what": classes.confusion,
-    "Videos fixed and broken by distillation": videos.videos,
-    "Motion or appearance": probes.probes,
-    "Attention over time": attention.attention,
-    "Feature maps": maps.maps,
-    "Learning curves": training.curves,
-    "Where the time went": training.time_spent,
-    "Protocol": origin.protocol,
-    "Commands": origin.commands,
-    "Versions": origin.versions,
-}
-RUN: dict[str, Section] = {
-    "What was reached": gains.headline,
-    "The table": gains.table,
-    "Resolution and frames": costs.surface,
-    "Accuracy by class": classes.per_class,
-    "What is taken for what": classes.confusion,
-    "Some test videos": videos.videos,
-    "Motion or appearance": probes.probes,
-    "Attention over time": attention.attention,
-    "Feature maps": maps.maps,
-    "Learning curves": training.curves,
-    "Where the time went": training.time_spent,
-    "Protocol": origin.protocol,
-    "Commands": origin.commands,
-    "Versions": origin.versions,
-}
+SECTIONS: tuple[tuple[str, str, Section], ...] = (  # title on the page of a bench, on that of a run ("": not there)
+    ("What was gained", "What was reached", gains.headline),
+    ("The table", "The table", gains.table),
+    ("Accuracy", "", gains.accuracy),
+    ("Accuracy and cost", "", costs.cost),
+    ("Resolution and frames", "Resolution and frames", costs.surface),
+    ("Gain by class", "", classes.gain),
+    ("Accuracy by class", "Accuracy by class", classes.per_class),
+    ("What is taken for what", "What is taken for what", classes.confusion),
+    ("Videos fixed and broken by distillation", "Some test videos", videos.videos),
+    ("Motion or appearance", "Motion or appearance", probes.probes),
+    ("Attention over time", "Attention over time", attention.attention),
+    ("Feature maps", "Feature maps", maps.maps),
+    ("Learning curves", "Learning curves", training.curves),
+    ("Where the time went", "Where the time went", training.time_spent),
+    ("Protocol", "Protocol", origin.protocol),
+    ("Commands", "Commands", origin.commands),
+    ("Versions", "Versions", origin.versions),
+)
+BENCH = {title: section for title, _, section in SECTIONS}
+RUN = {title: section for _, title, section in SECTIONS if title}
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # nothing is ever fetched
 
 
