@@ -100,6 +100,16 @@ def test_every_parameter_learns_and_shapes_are_right(small):
     assert [name for name, p in small.named_parameters() if p.grad is None] == []
 
 
+def test_maps_with_signs(small):
+    """Of the backbone and of each level: what the ReLU has cut."""
+    view = small(torch.randint(0, 256, (2, 3, 16, 16, 16), dtype=torch.uint8))
+    assert view.taps["late_signed"].min() < 0
+    assert torch.equal(view.taps["late_signed"].relu(), view.taps["late"])
+    for i in (1, 2):
+        assert torch.equal(view.taps[f"signed_{i}"].relu(), view.taps[f"pyramid_{i}"])
+    assert (view.taps["signed_0"].relu() <= view.taps["pyramid_0"]).all()  # to which level 1 is added
+
+
 def test_a_batch_is_its_clips(small):
     """In eval mode, and with gradients at the boundaries of none but the features."""
     video = torch.randint(0, 256, (4, 3, 16, 16, 16), dtype=torch.uint8)

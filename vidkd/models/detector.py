@@ -30,6 +30,7 @@ level and by time; what else a location says is in taps:
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import torch
@@ -282,7 +283,7 @@ def detector(
         )
     heads = Heads(shapes[fine], shapes[coarse], num_classes, frames, width, levels)
     said = {name: size for name, size in outputs(num_classes, width).items() if name != "logits"}
-    taps = {name: Tap(f"backbone.net.{tap.path}", tap.channels, tap.layout, tap.axes) for name, tap in _inner(trunk)}
+    taps = {name: replace(tap, path=f"backbone.net.{tap.path}") for name, tap in _inner(trunk)}
     taps |= {name: Tap(f"maps.{name}", trunk.taps[name].channels) for name in (fine, coarse)}  # in the layout of all
     taps |= {name: Tap(f"heads.out.{name}", size, axes="BCT") for name, size in said.items()}
     taps["background_logits"] = Tap("heads.background_logits", num_classes + 1, axes="BCT")
