@@ -190,7 +190,7 @@ def bare_decord(part: Part, epoch: int, i: int, size: int = -1) -> None:
     reader.get_batch(plan(part, epoch, i)).asnumpy()
 
 
-def throughput(part: Part, workers: int, steps: int = 40) -> tuple[float, float]:
+def throughput(part: Part, workers: int, steps: int = 16) -> tuple[float, float]:
     """(clips a second by the clock, CPU ms a clip of all processes) of the whole loader, its workers' start left out
     of the first and counted in the second."""
     began_cpu_s = cpu_s()
