@@ -140,7 +140,7 @@ class PyAV:
 
     def _pixels(self, frame: Any) -> np.ndarray:
         """[H, 3 W] uint8, red, green, blue of each pixel, the way up it is meant to be seen; the frame's own memory."""
-        plane = self.to_rgb(frame).planes[0]
+        plane: Any = self.to_rgb(frame).planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:, : 3 * plane.width]
         turns = round(frame.rotation / 90) % 4
         if not turns:
