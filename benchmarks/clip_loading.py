@@ -35,7 +35,7 @@ SPEC = ClipSpec(frames=16, stride=2)
 PLAIN, JITTER = Augment(), Augment(color_jitter=0.4)
 FORMS = ("video", "raw", "jpeg")
 KINETICS = "-t 10 -an -vf scale=340:256 -c:v libx264 -crf 20 -threads 1 -pix_fmt yuv420p"
-BASE, BARE = "original: decord, to 112 px", ": frames"
+BASE, BARE, SMALL = "original: decord, to 112 px", ": frames", ": frames to 112 px"
 
 
 def main() -> None:
@@ -56,8 +56,9 @@ def main() -> None:
         report(measure(parts, args.clips))
         print()
         for form in FORMS:
-            rates = [f"{throughput(parts[form], n):.0f} with {n}" for n in range((os.cpu_count() or 1) + 1)]
-            print(f"{form}: clips/s by the clock, two views with jitter, by workers: {', '.join(rates)}")
+            for workers in range((os.cpu_count() or 1) + 1):
+                rate, cpu_ms = throughput(parts[form], workers)
+                print(f"{form}, two views, jitter, {workers} workers: {rate:.0f} clips/s, {cpu_ms:.1f} CPU ms a clip")
             if args.soak:
                 soak(parts[form], args.soak)
 
@@ -105,7 +106,15 @@ def plain_ffmpeg_s(root: Path, out: Path) -> float:
     settings, scratch, started = transcode.Settings(), out.with_name("scratch.mp4"), cpu_s()
     for path in root.glob("*/*"):
         options = ffmpeg.output(scratch, settings.crf, settings.preset, transcode.TUNE)
-        scale = ["-threads", "1", "-i", str(path.absolute()), "-an", "-vf", f"scale=-2:{settings.short_side}"]
+        scale = [
+            "-threads",
+            "1",
+            "-i",
+            str(path.absolute()),
+            "-an",
+            "-vf",
+            f"scale=-2:{settings.short_side}:{transcode.SCALING}",
+        ]
         ffmpeg.run([*scale, *options], 600)
     scratch.unlink()
     return cpu_s() - started
@@ -126,7 +135,7 @@ def measure(parts: dict[str, Part], n: int) -> dict[str, list[float]]:
     rows["video: bare decord"] = lambda e, i: bare_decord(parts["video"], e, i)
     for name, part in parts.items():
         rows[name + BARE] = lambda e, i, part=part: frames(part, e, i)
-        rows[f"{name}: frames to 112 px"] = lambda e, i, part=part: to_112(frames(part, e, i))
+        rows[name + SMALL] = lambda e, i, part=part: to_112(frames(part, e, i))
         for words, augment in (("crop, flip", PLAIN), ("crop, flip, colour jitter", JITTER)):
             source = clips.TrainClips(part, settings(augment), VIEWS, run_seed=0)
             rows[f"{name}: two views, {words}"] = lambda e, i, s=source: collate([s.load((e, i))])
@@ -146,12 +155,12 @@ def report(taken: dict[str, list[float]]) -> None:
     def ratio(a: str, b: str) -> float:
         return statistics.median(x / y for x, y in zip(taken[a], taken[b], strict=True))
 
-    print("| what | CPU ms a clip | clips/s per core | x decord on originals | / bare decode of the same file |")
-    print("|---|---|---|---|---|")
+    print("| what | CPU ms a clip | clips/s per core | x decord on originals | / decode of that file | / to 112 px |")
+    print("|---|---|---|---|---|---|")
     for name, seconds in taken.items():
         ms = 1000 * statistics.median(seconds)
-        bare = f"{ratio(name, name.partition(':')[0] + BARE):.2f}"
-        print(f"| {name} | {ms:.2f} | {1000 / ms:.0f} | {ratio(BASE, name):.1f} | {bare} |")
+        bare = (f"{ratio(name, name.partition(':')[0] + what):.2f}" for what in (BARE, SMALL))
+        print(f"| {name} | {ms:.2f} | {1000 / ms:.0f} | {ratio(BASE, name):.1f} | {' | '.join(bare)} |")
 
 
 def settings(augment: Augment, **more: Any) -> Data:
@@ -181,16 +190,17 @@ def bare_decord(part: Part, epoch: int, i: int, size: int = -1) -> None:
     reader.get_batch(plan(part, epoch, i)).asnumpy()
 
 
-def throughput(part: Part, workers: int, seconds: float = 5.0) -> float:
-    """Clips a second of the whole loader, by the clock."""
-    sampler = order.StepSampler(len(part), min(8, len(part)), 0, 0, 10**6, 0, 1)
+def throughput(part: Part, workers: int, steps: int = 16) -> tuple[float, float]:
+    """(clips a second by the clock, CPU ms a clip of all processes) of the whole loader, its workers' start left out
+    of the first and counted in the second."""
+    began_cpu_s = cpu_s()
+    sampler = order.StepSampler(len(part), min(8, len(part)), 0, 0, steps, 0, 1)
     batches = iter(clips.train_loader(part, settings(JITTER, workers=workers), VIEWS, sampler, run_seed=0))
-    for _ in islice(batches, 3):  # until the workers have begun
+    for _ in islice(batches, 4):  # until the workers have begun
         pass
-    started, made = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        made += len(next(batches).label)
-    return made / (time.perf_counter() - started)
+    started = time.perf_counter()
+    made = sum(len(batch.label) for batch in batches)
+    return made / (time.perf_counter() - started), 1000 * (cpu_s() - began_cpu_s) / (made * steps / (steps - 4))
 
 
 def soak(part: Part, n: int) -> None:

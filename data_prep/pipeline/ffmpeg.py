@@ -116,12 +116,12 @@ def report(said: str) -> Report:
     counts = FRAMES.findall(said)
     frames = int(counts[-1]) if counts else 0
     complaints = tuple(text.strip()[:200] for text in COMPLAINT.findall(said))
-    return Report(width, height, _exact(rate) if rate else None, frames, complaints)
+    shown = Fraction(rate[1]) * (1000 if rate[2] else 1) if rate else None
+    return Report(width, height, shown and exact_rate(shown), frames, complaints)
 
 
-def _exact(rate: re.Match[str]) -> Fraction:
-    """The frame rate that ffmpeg rounded to two digits."""
-    shown = Fraction(rate[1]) * (1000 if rate[2] else 1)
+def exact_rate(shown: Fraction) -> Fraction:
+    """The frame rate that was rounded to two digits, as ffmpeg shows it."""
     for whole in (24, 30, 48, 60, 120):
         if abs(Fraction(whole * 1000, 1001) - shown) <= Fraction(1, 200):
             return Fraction(whole * 1000, 1001)

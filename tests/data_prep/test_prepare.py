@@ -11,7 +11,8 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
-from data_prep.pipeline import avi, ffmpeg
+from data_prep.pipeline import avi, ffmpeg, transcode
+from data_prep.pipeline.listing import Item
 from data_prep.pipeline.transcode import output_size
 from vidkd.data import container, index
 from vidkd.data.decode import open_video
@@ -248,3 +249,30 @@ def test_verify_and_show(tmp_path, videos, data_prep):
     video.unlink()
     assert "cannot be read" in data_prep("verify", out)[1]
     assert data_prep("verify", tmp_path / "nothing")[0] == 2
+
+
+@pytest.mark.parametrize("rate", ["25", "30000/1001", "12.5"])
+def test_a_plain_mp4_is_known_by_its_header(tmp_path, make_video, monkeypatch, rate):
+    """Its size and rate are read in this process, and a header that lies about them changes nothing."""
+    path = make_video(tmp_path / "a.mp4", "mp4", frames=20, size="160x120", rate=rate)
+    made = {}
+
+    def make(name: str, source: Path) -> bytes:
+        item = Item("a.mp4", str(source), "a")
+        facts = transcode.transcode(transcode.Settings(short_side=64), item, tmp_path / name)
+        assert (facts.status, facts.frames, facts.width, facts.height) == ("ok", 20, 86, 64), facts
+        made[name] = facts
+        return (tmp_path / name).read_bytes()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transcode, "_announced", lambda path, kind: None)
+        asked = make("asked.mp4", path)
+    content = path.read_bytes()
+    at = content.index(b"avc1", content.index(b"stsd")) + 28  # width and height in the sample entry
+    lying = tmp_path / "lying.mp4"
+    lying.write_bytes(content[:at] + (320).to_bytes(2, "big") + content[at + 2 :])
+    assert make("told.mp4", lying) == asked
+    with monkeypatch.context() as patch:
+        patch.setattr(transcode.ffmpeg, "read", None)  # no other program is asked
+        assert make("read.mp4", path) == asked
+    assert made["read.mp4"] == made["asked.mp4"]

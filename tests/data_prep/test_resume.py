@@ -75,7 +75,7 @@ def session_is_alive(leader: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["video", "raw"])
+@pytest.mark.parametrize("form", ["video", "raw", "jpeg"])
 def test_killed_at_twenty_random_moments(tmp_path, make_video, data_prep, tree, form):
     """Ten while it starts or works, ten surely while it writes; the last run leaves what an undisturbed one leaves."""
     root, out = tmp_path / "videos", tmp_path / "killed"

@@ -190,7 +190,7 @@ def collate(items: list[Item | Bad]) -> Loaded:
     good = [item for item in items if isinstance(item, Item)]
     if bad or not good:
         return Loaded(None, bad)
-    views = {name: torch.cat([item.views[name] for item in good]) for name in good[0].views}
+    views = {name: _joined([item.views[name] for item in good]) for name in good[0].views}
     rows = [item for item in good for _ in range(len(next(iter(item.views.values()))))]
     batch = ClipBatch(
         views,
@@ -200,6 +200,16 @@ def collate(items: list[Item | Bad]) -> Loaded:
         extra={name: torch.cat([item.extra[name] for item in good]) for name in good[0].extra},
     )
     return Loaded(batch, tuple(item.bad for item in good if item.bad is not None))
+
+
+def _joined(videos: list[Tensor]) -> Tensor:
+    """torch.cat; in a worker into memory that the loader's process shares, or it would be copied there once more."""
+    if get_worker_info() is None:
+        return torch.cat(videos)
+    first, n = videos[0], sum(len(video) for video in videos)
+    shared = torch.UntypedStorage._new_shared(n * first[0].numel() * first.element_size())
+    whole = torch.empty(0, dtype=first.dtype).set_(shared, 0, (n, *first.shape[1:]))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return torch.cat(videos, out=whole)
 
 
 def _silent(error: str, seconds: float, being_read: list[str]) -> str:

@@ -5,6 +5,7 @@ import functools
 import itertools
 import os
 import struct
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from vidkd.errors import DataError
 IDLE = 4  # decoders that are kept for the next file like theirs: making one costs as much as several small frames
 IDLE_PIXELS = 1 << 18  # and the largest pictures of such, for a decoder keeps a score of them
 READ_BYTES = 1 << 16
-_idle: dict[object, Any] = {}
+_idle: OrderedDict[object, Any] = OrderedDict()
 
 
 @functools.cache
@@ -139,7 +140,7 @@ class PyAV:
 
     def _pixels(self, frame: Any) -> np.ndarray:
         """[H, 3 W] uint8, red, green, blue of each pixel, the way up it is meant to be seen; the frame's own memory."""
-        plane = self.to_rgb(frame).planes[0]
+        plane: Any = self.to_rgb(frame).planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:, : 3 * plane.width]
         turns = round(frame.rotation / 90) % 4
         if not turns:
@@ -180,7 +181,7 @@ class PyAVStored(PyAV):
         reusable, self.reusable = self.reusable, False  # by one at a time, however often this is closed
         if reusable and self.codec.width * self.codec.height <= IDLE_PIXELS:
             while len(_idle) >= IDLE:
-                del _idle[next(iter(_idle))]
+                _idle.popitem(last=False)
             _idle[self.kind] = self.codec
 
     def _from_key(self, time: int) -> Iterator[Any]:
