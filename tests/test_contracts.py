@@ -17,7 +17,7 @@ from vidkd.types import ClipBatch, Segments, Shown
 SMALL = ("student.name=tiny4", "teacher.name=tiny16", "student.options={}", "teacher.options={}", "data.clip.frames=8",
          "student.view.frames=4", "teacher.view.frames=8", "student.view.size_px=16", "teacher.view.size_px=32",
          "student.weights=null", "teacher.weights=null", "student.adapt=none", "teacher.adapt=none",
-         "student.reset_head=false", "teacher.reset_head=false")  # fmt: skip
+         "student.reset_head=false", "teacher.reset_head=false", "student.taps={}", "teacher.taps={}")  # fmt: skip
 # A detector is made for one clip length and size.
 SMALL_DETECTORS = tuple(
     f"{who}.options={{backbone: {net}, frames: 8, size_px: 16, width: 32, levels: 3}}"

@@ -70,7 +70,7 @@ def test_a_pyramid_is_consistent_with_itself_alone(built):
 def test_the_plan_names_the_levels(built):
     pairs = [pair for method in built[0].each_method() for pair in method.compares()]
     assert [(p.student, p.teacher) for p in pairs if "_" in p.student] == [
-        ("signed_0 16 x 1 x 1 x 32", "signed_0 16 x 1 x 1 x 32"),
-        ("signed_1 8 x 1 x 1 x 32", "signed_1 8 x 1 x 1 x 32"),
-        ("pyramid_1 8 x 1 x 1 x 32", "pyramid_0 16 x 1 x 1 x 32"),
+        ("signed_0 16x1x1x32", "signed_0 16x1x1x32"),
+        ("signed_1 8x1x1x32", "signed_1 8x1x1x32"),
+        ("pyramid_1 8x1x1x32", "pyramid_0 16x1x1x32"),
     ]

@@ -17,11 +17,12 @@ from vidkd.taps import autocast
 
 STEP_1, STEP_2 = (REPOSITORY / "configs" / f"jhmdb21_generative{which}.yaml" for which in ("_teacher", ""))
 SMALL = ("data.clip={frames: 8, stride: 1}", "data.augment={flip: 0}", "data.workers=0", "student.options={}",
-         "student.weights=null", "student.adapt=none", "student.reset_head=false",
+         "student.weights=null", "student.adapt=none", "student.reset_head=false", "student.taps={}",
          "student.view={size_px: 16, frames: 4}", "optim.lr_scale={}", "optim.warmup=null", "train.batch_size=8",
          "train.epochs=null", "train.steps=4", "train.save_every={steps: 1}", "train.log_every_steps=1")  # fmt: skip
 TEACHER = ("teacher.name=tiny16", "teacher.view={size_px: 16, frames: 4}", "teacher.allow_weak=true",
-           "teacher.preflight_clips=2", "teacher.cache=null", "teacher.mixed_precision=no")  # fmt: skip
+           "teacher.preflight_clips=2", "teacher.cache=null", "teacher.taps={}",
+           "teacher.mixed_precision=no")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -26,10 +26,11 @@ from vidkd.types import ClipBatch
 
 SMALL = ("data.clip.frames=8", "data.clip.stride=1", "data.augment.flip=0", "data.workers=0", "student.name=tiny16",
          "student.options={}", "student.weights=null", "student.adapt=none", "student.reset_head=false",
-         "student.view={size_px: 16, frames: 4}", "optim.lr_scale={}", "optim.warmup=null", "train.batch_size=8",
+         "student.view={size_px: 16, frames: 4}", "student.taps={}",
+         "optim.lr_scale={}", "optim.warmup=null", "train.batch_size=8",
          "train.epochs=null", "train.steps=4", "train.save_every={steps: 1}", "train.log_every_steps=1")  # fmt: skip
 TEACHER = ("teacher.name=tiny16", "teacher.view={size_px: 16, frames: 4}", "teacher.allow_weak=true",
-           "teacher.preflight_clips=2", "teacher.cache=null")  # fmt: skip
+           "teacher.preflight_clips=2", "teacher.cache=null", "teacher.taps={}")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +135,7 @@ class TestTwoSteps:
         train.train(make("b", bare, "methods.0.generative=none", "methods.0.weights={}"), stop=1)
 
     def test_t2_a_cvae_of_another_kind_is_a_mistake(self, make):
-        with pytest.raises(ConfigError, match=r"the teacher's CVAE is another than spatial says: .*fold"):
+        with pytest.raises(ConfigError, match=r"the teacher's CVAE of 'late' is another than spatial says, .*fold"):
             train.train(make("a", "methods.0.spatial=conv"))
 
     def test_a_changed_cvae_is_not_resumed(self, make, teacher):

@@ -51,7 +51,7 @@ def test_sizes_adapters_and_hours(root):
 def test_when_a_cache_pays(root, tmp_path):
     cache = f"teacher.cache={{views: 20, dir: {tmp_path}}}"
     text = " ".join(said(root, cache).split())
-    assert "logits + late of 20 views of 24 clips" in text
+    assert "logits + late_signed of 20 views of 24 clips" in text
     assert re.search(
         r"as long as the live teacher in 20 epochs; after these .* this run has 17: it pays from the next run on", text
     )

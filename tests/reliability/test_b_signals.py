@@ -202,7 +202,7 @@ def test_b1_whoever_reads_may_leave(root, tmp_path, whole, ctrl_c):
         assert run.end() == 0
         assert runs.left(out) == whole
         return
-    time.sleep(0.6)  # the bar has something to show meanwhile
+    run.wait_for_step(5)  # the bar has something to show meanwhile
     run.signal(signal.SIGINT)
     assert run.end(30) == 130
     assert newest(out).step == lines(out)[-1]["step"] >= 4

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
 from multiprocessing.sharedctypes import RawArray
+from types import TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -246,4 +247,12 @@ def _end(loading: Any, stuck: bool) -> None:
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)  # the workers are the parallelism
     gc.freeze()  # what the parent left is there for good: never to be searched for garbage, nor its pages copied
+    sys.excepthook = _hung_up
     signals.die_with_parent(signal.SIGKILL)  # also where a decoder hangs, and nothing else would be heard
+
+
+def _hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's own account of an error that nobody caught, but for this one: the loader's process ended while a thread
+    of the worker was handing it a batch. Why it ended is said there."""
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)
