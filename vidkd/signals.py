@@ -32,6 +32,7 @@ class Interrupted(Exception):
         self.number = number
 
 
+_ends_with_us = False  # whether this process ends where the run does
 _asked: int | None = None
 _asked_at = 0.0
 
@@ -41,7 +42,8 @@ def noted() -> Iterator[None]:
     """Inside, a signal is noted for `check`, and a second Ctrl-C ends the process at once.
 
     Outside, signals do what the system lets them do. One that no `check` saw is sent again at the end. SIGHUP stays
-    ignored where it was (nohup). Only the main thread can do this: in another one nothing changes.
+    ignored where it was (nohup). Only the main thread can do this: in another one nothing changes. In a command, one
+    that was obeyed may come again while the process ends, and changes nothing then; a Ctrl-C still ends it at once.
     """
     global _asked
     if threading.current_thread() is not threading.main_thread():
@@ -51,8 +53,10 @@ def noted() -> Iterator[None]:
     before = {number: signal.signal(number, _note) for number in SIGNALS if number not in kept}
     try:
         yield
-    except BaseException:
+    except BaseException as end:
         _asked = None  # what ends the run may still say why
+        if _ends_with_us and isinstance(end, Interrupted) and end.number != signal.SIGINT:
+            before[signal.Signals(end.number)] = signal.SIG_IGN
         raise
     finally:
         for number, handler in before.items():
@@ -60,6 +64,12 @@ def noted() -> Iterator[None]:
         unseen, _asked = _asked, None
         if unseen is not None:
             os.kill(os.getpid(), unseen)
+
+
+def command() -> None:
+    """Said by a command, whose process ends when it does: see `noted`."""
+    global _ends_with_us
+    _ends_with_us = True
 
 
 def check(device: torch.device | None = None) -> None:

@@ -155,4 +155,5 @@ def summary(outcome: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    signals.command()
     sys.exit(cli.run_main(main, sys.argv[1:]))

@@ -112,8 +112,9 @@ def _child(argv: list[str], log: Path, env: dict[str, str], before: Callable[[],
     with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    from vidkd import cli, train
+    from vidkd import cli, signals, train
 
+    signals.command()
     if before is not None:
         before()
     sys.exit(cli.run_main(train.main, argv))

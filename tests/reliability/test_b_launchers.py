@@ -218,9 +218,10 @@ def test_b4_no_process_waits_for_a_dead_one_and_nothing_is_lost(root, tmp_path, 
 
 @pytest.mark.slow
 def test_b4_a_process_that_stands_still_is_not_waited_for_for_ever(root, tmp_path):
-    both = runs.ranks(root, tmp_path / "run", 2, "data.timeout_s=2", base=SCORED,
+    out = tmp_path / "run"
+    both = runs.ranks(root, out, 2, "data.timeout_s=2", base=SCORED,
                       before=partial(dies, "1", "step", signal.SIGSTOP))  # fmt: skip
-    both[0].wait_for_step(2)
+    both[0].wait_for(lambda: (out / "metrics.jsonl").exists() and len(lines(out)) >= 1)
     stood = time.monotonic()
     assert both[0].end() != 0
     assert time.monotonic() - stood < 60

@@ -253,7 +253,7 @@ SECRETS = {name: "planted-secret" for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS
 )
 def test_g3_a_secret_reaches_no_file(root, tmp_path, trackers):
     out = tmp_path / "run"
-    asked = "log.wandb_project=${oc.env:MY_PASSWORD}"  # which OmegaConf would write into every file
+    asked = "name=${oc.env:MY_PASSWORD}"  # which OmegaConf would write into every file
     run = runs.run(root, out, *trackers, "train.save_every={steps: 1}", asked, base=SMALL, env=SECRETS)
     assert run.process.exitcode == 0, run.said()
     written = [path for path in out.rglob("*") if path.is_file()]
