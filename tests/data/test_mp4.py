@@ -130,6 +130,7 @@ def _u32(box: bytes, at: int, value: int) -> bytes:
         (b"stco", 8, 1 << 31, "beyond its end"),
         (b"stsc", 12, 3, "chunks hold"),  # frames in each chunk
         (b"stsc", 4, 0, "chunks hold"),
+        (b"stsc", 8, 0, "chunks are out of order"),
         (b"stss", 8, 2, "key frames"),
         (b"stss", 12, 1, "key frames"),
         (b"stsz", 12, 1 << 31, "beyond its end"),
@@ -145,6 +146,18 @@ def test_a_table_that_lies_is_an_error(tmp_path: Path, box: bytes, at: int, valu
         lying.packets(path.stat().st_size)
     with pytest.raises(DataError, match=r"x\.mp4: pyav cannot decode it"):
         PyAVStored(path, Facts("mov", timed=True, stored=lying))
+
+
+def test_chunks_that_come_again_and_again_cost_nothing(tmp_path: Path):
+    """A table of a few megabytes could ask for as many frames as its square."""
+    path = film(tmp_path / "x.mp4", PREPARED)
+    stored = container.inspect(path).stored
+    assert stored is not None
+    again = struct.pack(">II", 0, 2000) + struct.pack(">6I", 1, 1, 1, 2001, 1, 1) * 1000  # all chunks, a thousand times
+    chunks = struct.pack(">II", 0, 2000) + bytes(4 * 2000)
+    lying = dataclasses.replace(stored, table=stored.table | {b"stsc": again, b"stco": chunks})
+    with pytest.raises(ValueError, match="chunks are out of order"):
+        lying.packets(path.stat().st_size)
 
 
 def test_a_stream_larger_than_its_header_says_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -33,6 +33,8 @@ class Stored:
         wide = b"co64" in self.table
         chunks = _numbers(self.table[b"co64" if wide else b"stco"], "Q" if wide else "I")
         runs = _numbers(self.table[b"stsc"], "I", columns=3)  # from chunk .. on, so many frames in each, and what else
+        if any(b <= a for a, b in itertools.pairwise((0, *runs[::3]))):  # or chunks could come again and again
+            raise ValueError("its chunks are out of order")
         begins: list[int] = []
         for first, in_each, last in zip(runs[::3], runs[1::3], [*runs[3::3], len(chunks) + 1], strict=False):
             for at in chunks[first - 1 : last - 1]:
