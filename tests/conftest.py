@@ -12,6 +12,9 @@ import tiny_set
 from vidkd import config_file
 from vidkd.config import Run
 
+# Runs that the tests start: as many threads as this process, however the suite was called.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 

@@ -1,6 +1,5 @@
 """Generative attention distillation on two processes and in bf16: turns, ramps from 0, other channels."""
 
-import os
 import subprocess
 import sys
 
@@ -54,8 +53,7 @@ def words(places, tmp_path):
 def on_two(words):
     """The real command on two processes; the run."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "vidkd.train"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, str(STEP_2), *words, "train.processes=2"], env=env, capture_output=True, text=True,
+    done = subprocess.run([*command, str(STEP_2), *words, "train.processes=2"], capture_output=True, text=True,
                           cwd=REPOSITORY, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return config_file.load(STEP_2, words)

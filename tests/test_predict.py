@@ -232,7 +232,7 @@ class TestCommand:
         assert "1 window(s) of 0.04 s" in capsys.readouterr().out
 
     def test_as_a_program(self, run, video, tmp_path):
-        environment = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PYTHONIOENCODING": "ascii"}
         command = [sys.executable, "-m", "vidkd.predict", video, "--model", run]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr

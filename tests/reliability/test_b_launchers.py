@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -32,12 +32,9 @@ class Job:
     def __init__(self, root: Path, out: Path, *overrides: str, options: tuple[str, ...] = ()) -> None:
         command = [sys.executable, "-m", *TORCHRUN, *options, "-m", "vidkd.train", str(KD), *SMALL]
         command += [f"data.root={root}", f"out={out}", *overrides]
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.out, self.log = out, out.with_name(f"{out.name}.log")
         with self.log.open("ab") as log:
-            self.launcher = subprocess.Popen(
-                command, env=env, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True
-            )
+            self.launcher = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True)
 
     def ranks(self) -> dict[str, int]:
         """Rank -> process id, of the living ones; each has a session of its own."""
@@ -60,15 +57,28 @@ class Job:
 
 
 @pytest.fixture
-def job(root: Path, tmp_path: Path) -> Iterator[Job]:
-    job = Job(root, tmp_path / "run", *LONG)
-    yield job
-    job.launcher.kill()
-    left = job.ranks()
-    for pid in left.values():
-        os.kill(pid, signal.SIGKILL)
-    job.launcher.wait(10)
+def launch(root: Path, tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    """launch(name, *overrides, options=()): none of its processes outlives the test, however that ends."""
+    jobs: list[Job] = []
+
+    def launched(name: str, *overrides: str, options: tuple[str, ...] = ()) -> Job:
+        jobs.append(Job(root, tmp_path / name, *overrides, options=options))
+        return jobs[-1]
+
+    yield launched
+    left = []
+    for job in jobs:
+        job.launcher.kill()
+        job.launcher.wait(10)
+        left += (alive := job.ranks().values())
+        for pid in alive:
+            os.kill(pid, signal.SIGKILL)
     assert not left
+
+
+@pytest.fixture
+def job(launch: Callable[..., Job]) -> Job:
+    return launch("run", *LONG)
 
 
 def test_b4_a_process_that_dies_ends_the_job_and_is_named(job: Job):
@@ -230,11 +240,11 @@ def test_b4_a_process_that_stands_still_is_not_waited_for_for_ever(root, tmp_pat
 
 
 @pytest.mark.slow
-def test_b4_a_launcher_told_to_restart_goes_on_to_the_same_result(root: Path, tmp_path: Path):
+def test_b4_a_launcher_told_to_restart_goes_on_to_the_same_result(launch):
     short = ("train.steps=40", "train.save_every={steps: 10}", PLAIN)
-    whole = Job(root, tmp_path / "whole", *short)
+    whole = launch("whole", *short)
     assert whole.end(300) == 0, whole.log.read_text()
-    again = Job(root, tmp_path / "again", *short, options=("--max-restarts=1",))
+    again = launch("again", *short, options=("--max-restarts=1",))
     again.wait_for_step(15)
     os.kill(again.ranks()["1"], signal.SIGKILL)
     assert again.end(300) == 0, again.log.read_text()
@@ -269,7 +279,7 @@ def test_b3_the_slurm_recipe_saves_and_asks_to_be_requeued(root: Path, tmp_path:
     for name, line in stand_ins.items():
         (tools / name).write_text(f"#!/bin/bash\n{line}\n")
         (tools / name).chmod(0o755)
-    env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "SLURM_GPUS_ON_NODE": "2"}
+    env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_GPUS_ON_NODE": "2"}
     env |= {"SLURM_JOB_NODELIST": "here", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "42"}
     command = [str(REPOSITORY / "docs" / "slurm_requeue.sh"), str(KD), *SMALL, f"data.root={root}", f"out={out}", *LONG]
     log = tmp_path / "run.log"
