@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from vidkd import config_file, distiller, teacher_cache, trained, trainer
+from vidkd import config_file, distiller, processes, teacher_cache, trained, trainer
 from vidkd.data import index
 from vidkd.data.index import Part
 from vidkd.section import in_steps
@@ -80,7 +80,7 @@ class Variant:
         part = Part(whole.root, whole.table.slice(0, count), whole.labels.slice(0, count))
         part.truth = self.task.truth
         torch.manual_seed(self.run.seed)
-        self.accelerator = trained.make_accelerator(self.run)
+        self.accelerator = processes.make_accelerator(self.run)
         self.trainee, teacher, _ = distiller.build(self.run, len(data_set.classes))
         self.guide: Any = teacher
         if teacher is not None:

@@ -30,6 +30,7 @@ def test_a_dumped_config_loads_to_an_equal_one(shipped, tmp_path):
         ("optim.weigth_decay=0.1", "optim.weigth_decay: no such key; did you mean 'weight_decay'?"),
         ("train.batch_size=ten", "train.batch_size: Input should be a valid integer"),
         ("optim.lr=0", "optim.lr: Input should be greater than 0 (got 0)"),
+        ("log.wandb_project=a/b", "log.wandb_project: String should match"),
         ("student.name=tiny5", "student.name: no network 'tiny5'; did you mean 'tiny4'?"),
         ("methods.0.kind=logit", "no distillation method 'logit'; did you mean 'logits'?"),
         ("methods.0.temperatur=2", "temperatur: no such key; did you mean 'temperature'?"),

@@ -24,7 +24,7 @@ LAYERS = [
     {"config"},
     {"config_file"},
     {"data", "distiller", "checkpoint", "card"},
-    {"log", "run_dir", "export", "evaluation", "teacher_store"},
+    {"log", "run_dir", "export", "evaluation", "teacher_store", "processes"},
     {"teacher_cache", "preflight", "results", "trained", "guard", "outcome", "bottleneck"},
     {"stepping"},
     {"trainer"},
@@ -81,7 +81,7 @@ def test_data_prep_needs_little(path):
     [
         ("decord", {"data/decoders.py"}),
         ("wandb", {"log.py"}),
-        ("accelerate", {"trained.py", "stepping.py", "trainer.py"}),
+        ("accelerate", {"processes.py", "trained.py", "stepping.py", "trainer.py"}),
         ("ruamel", {"config_file.py"}),
     ],
 )

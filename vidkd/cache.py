@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from vidkd import cli, config_file, distiller, preflight, teacher_cache, trained
+from vidkd import cli, config_file, distiller, preflight, processes, teacher_cache
 from vidkd.data import clips, index
 from vidkd.errors import ConfigError
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     teacher_cache.check(run)
     if run.train.threads:
         torch.set_num_threads(run.train.threads)
-    accelerator = trained.make_accelerator(run)
+    accelerator = processes.make_accelerator(run)
     say = print if accelerator.is_main_process else lambda text: None
     data_set = index.read(run.data.root)
     clips.check(data_set, run)

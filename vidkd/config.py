@@ -219,7 +219,7 @@ class Train(Span):
 class Log(Section):
     tensorboard: bool = False
     wandb: Literal["off", "offline", "online"] = "off"
-    wandb_project: str = "vidkd"
+    wandb_project: str = Field(default="vidkd", pattern=r"^[^/\\#?%:]{1,128}$")  # what wandb takes
     gradients: bool = False  # grad/<term>: how hard each weighted term pulls at the student, in the logged steps
     # (a copy of the student's gradient a term)
 

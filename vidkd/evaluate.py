@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from vidkd import checkpoint, cli, config_file, distiller, results, trained
+from vidkd import checkpoint, cli, config_file, distiller, processes, results
 from vidkd.config import Run
 from vidkd.data import clips, index
 from vidkd.errors import ConfigError, DataError
@@ -49,7 +49,7 @@ def evaluate(run: Run, weights: Path, part: str, out: Path, *, student_only: boo
 
     ConfigError or DataError, and nothing written, where that cannot be: also for an `out` that could not be made.
     """
-    accelerator = trained.make_accelerator(run)
+    accelerator = processes.make_accelerator(run)
     check_out(out)
     data_set = index.read(run.data.root)
     clips.check(data_set, run)

@@ -18,7 +18,7 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidkd import cli, config_file, distiller, teacher_cache, trained, trainer
+from vidkd import cli, config_file, distiller, processes, teacher_cache, trained, trainer
 from vidkd.config import Cache, Run
 from vidkd.data import clips, index
 from vidkd.data.index import Part
@@ -53,7 +53,7 @@ def plan(run: Run, steps: int) -> str:
     """The whole text. ConfigError and DataError as training would raise them at its start."""
     if run.train.threads:
         torch.set_num_threads(run.train.threads)
-    accelerator = trained.make_accelerator(run)
+    accelerator = processes.make_accelerator(run)
     data_set = index.read(run.data.root)
     mistakes = Mistakes()
     with mistakes.noted():

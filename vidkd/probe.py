@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vidkd import checkpoint, cli, config_file, distiller, evaluation, outcome, trained
+from vidkd import checkpoint, cli, config_file, distiller, evaluation, outcome, processes
 from vidkd.config import Run, ViewSpec
 from vidkd.data import clips, index
 from vidkd.errors import ConfigError
@@ -91,7 +91,7 @@ def wanted(run: Run, sizes: list[int] | None, frames: list[int] | None) -> list[
 def _score(folder: Path, run: Run, view: ViewSpec) -> dict[str, Any]:
     """The student of `folder` on that view of the part that its results are of."""
     run = run.model_copy(update={"student": run.student.model_copy(update={"view": view}), "teacher": None})
-    device = trained.make_accelerator(run).device
+    device = processes.make_accelerator(run).device
     data_set = index.read(run.data.root)
     section = run.student.saved_in(folder)
     student, _ = distiller.build_network(section, len(data_set.classes), run.data.clip.frames)

@@ -23,6 +23,7 @@ from vidkd import (
     distributed,
     export,
     preflight,
+    processes,
     results,
     run_dir,
     signals,
@@ -68,8 +69,8 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     if "TORCHELASTIC_RUN_ID" in os.environ:
         signals.die_with_parent(signal.SIGTERM)  # a launcher that was killed leaves nobody behind in the run's folder
     signals.not_without_parent()
-    accelerator = trained.make_accelerator(run)
-    trained.check_processes(run, accelerator)
+    accelerator = processes.make_accelerator(run)
+    processes.check(run, accelerator)
     data_set = index.read(run.data.root)
     clips.check(data_set, run)
     decode.check(run.data.decoder)

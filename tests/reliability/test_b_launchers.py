@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from conftest import REPOSITORY
 from reliability import runs
 from small_run import KD, SMALL, lines, same, tensors
-from vidkd import checkpoint, config_file, distiller, evaluation, stepping, trained, trainer
+from vidkd import checkpoint, config_file, distiller, evaluation, processes, stepping, trained, trainer
 from vidkd.errors import ConfigError
 from vidkd.log import Log
 
@@ -127,12 +127,12 @@ def test_accelerate_launch_that_was_asked_for_two_processes_and_starts_one_is_re
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # of another tool: no reason to refuse anything
     monkeypatch.setenv("MASTER_PORT", "29500")
-    trained.make_accelerator(run)
+    processes.make_accelerator(run)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     with pytest.raises(
         ConfigError, match=r"asked for more than one process and started one.*torchrun --nproc_per_node"
     ):
-        trained.make_accelerator(run)
+        processes.make_accelerator(run)
 
 
 @pytest.mark.slow
@@ -169,7 +169,7 @@ def dies(rank: str, place: str, how: int) -> None:
     """Have process `rank` send itself the signal `how`: at the start, in the third step, inside a save, or before it
     hands on what it has scored."""
     if os.environ["RANK"] != rank:
-        trained.PATIENCE_S = 5  # for the one that waits
+        processes.PATIENCE_S = 5  # for the one that waits
         return
     owner, name = {"start": (trained, "prepare"), "forward": (trainer, "teach"), "step": (stepping, "clip"),
                    "update": (stepping, "update"), "save": (checkpoint, "_write"), "wait": (trained, "save"),

@@ -17,7 +17,7 @@ import vidkd
 from conftest import REPOSITORY
 from reliability import runs
 from small_run import KD, SMALL, lines, same, tensors
-from vidkd import checkpoint, config_file, evaluation, run_dir, train, trained
+from vidkd import checkpoint, config_file, evaluation, processes, run_dir, train, trained
 from vidkd.errors import ConfigError, VidkdError
 
 PLAIN = ("methods=[]", "teacher=null")
@@ -221,7 +221,7 @@ def test_d3_accumulation_is_what_the_run_says_and_not_the_environment(root, tmp_
 def test_a4_what_accelerate_was_told_beside_the_run_is_refused(make, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=f"{name} is set"):
-        trained.make_accelerator(make("run"))
+        processes.make_accelerator(make("run"))
 
 
 def test_a8_a_lock_says_who_and_is_said_to_the_next(make, tmp_path):
