@@ -1,6 +1,6 @@
 """Long rendered videos with several actions in each: the data set of the tests of detection.
 
-The shapes of a motion clip (data_prep/motion.py) stand still, over a background that drifts on, but while an action
+The shapes of a motion clip (rendering.py) stand still, over a background that drifts on, but while an action
 lasts: then they move as its class says. So a single frame tells neither the class nor whether anything happens.
 """
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import motion
-from data_prep.pipeline import produce
+from data_prep.pipeline import produce, rendering
 from data_prep.pipeline.listing import Item
+from data_prep.pipeline.rendering import FPS, PARTS, Settings
 from vidkd import annotations
 from vidkd.types import Segments
 
@@ -28,13 +28,13 @@ class Act:
     end: int
 
 
-def plan(settings: motion.Settings, classes: tuple[str, ...], source: str) -> list[Act]:
+def plan(settings: Settings, classes: tuple[str, ...], source: str) -> list[Act]:
     """What happens in the video `source` ("train/7"), drawn from the seed and its name alone."""
     rng = np.random.default_rng([settings.seed, 1, *_address(source)])
     acts, at = [], 0
     while True:
-        start = at + round(rng.uniform(*PAUSE_S) * motion.FPS)
-        end = start + round(np.exp(rng.uniform(*np.log(ACTION_S))) * motion.FPS)
+        start = at + round(rng.uniform(*PAUSE_S) * FPS)
+        end = start + round(np.exp(rng.uniform(*np.log(ACTION_S))) * FPS)
         label = classes[int(rng.integers(len(classes)))]
         if end > settings.frames:
             return acts
@@ -42,24 +42,24 @@ def plan(settings: motion.Settings, classes: tuple[str, ...], source: str) -> li
         at = end
 
 
-def make(settings: motion.Settings, classes: tuple[str, ...], item: Item, target: Path) -> produce.Facts:
+def make(settings: Settings, classes: tuple[str, ...], item: Item, target: Path) -> produce.Facts:
     """Render the video and encode it into `target`."""
-    scene = motion.draw(np.random.default_rng([settings.seed, 2, *_address(item.source)]), settings)
+    scene = rendering.draw(np.random.default_rng([settings.seed, 2, *_address(item.source)]), settings)
     at = np.zeros((settings.frames, len(scene.shapes), 4), np.uint16)
     state = scene.start
     acts = plan(settings, classes, item.source)
     for t in range(settings.frames):
         act = next((a for a in acts if a.start <= t < a.end), None)
         if act is not None:
-            state = motion.moved(state, scene.speed, act.label, 1)
+            state = rendering.moved(state, scene.speed, act.label, 1)
         at[t] = state
-    return motion.encode(motion.paint(scene, at, np.arange(settings.frames), settings), settings, target)
+    return rendering.encode(rendering.paint(scene, at, np.arange(settings.frames), settings), settings, target)
 
 
-def write_segments(out: Path, settings: motion.Settings, classes: tuple[str, ...], items: list[Item]) -> int:
+def write_segments(out: Path, settings: Settings, classes: tuple[str, ...], items: list[Item]) -> int:
     """segments.csv of the whole set, in seconds; how many actions it has."""
     rows = [
-        (item.path.removesuffix(".mp4"), act.start / motion.FPS, act.end / motion.FPS, act.label)
+        (item.path.removesuffix(".mp4"), act.start / FPS, act.end / FPS, act.label)
         for item in items
         for act in plan(settings, classes, item.source)
     ]
@@ -69,4 +69,4 @@ def write_segments(out: Path, settings: motion.Settings, classes: tuple[str, ...
 
 def _address(source: str) -> list[int]:
     part, i = source.split("/")
-    return [motion.PARTS.index(part), int(i)]
+    return [PARTS.index(part), int(i)]

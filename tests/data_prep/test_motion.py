@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from data_prep import motion
 from data_prep.__main__ import main
-from data_prep.motion import CLASSES, TURN, Settings
+from data_prep.pipeline import rendering
+from data_prep.pipeline.rendering import CLASSES, TURN, Settings
 from vidkd.data import index
 from vidkd.data.decode import open_video
 
@@ -19,11 +19,11 @@ SETTINGS = Settings(size=48, frames=16)
 
 def test_a_class_permutes_the_torus():
     """Moving adds a constant to one coordinate, mod 2^16: what was uniform stays exactly uniform, at every frame."""
-    scene = motion.draw(np.random.default_rng(0), SETTINGS)
+    scene = rendering.draw(np.random.default_rng(0), SETTINGS)
     everywhere = np.repeat(np.arange(TURN, dtype=np.uint16)[:, None], 4, axis=1)
     for label, (coordinate, _) in CLASSES.items():
         for frame in (0, 1, 7, 31):
-            moved = motion.states(replace(scene, start=everywhere), label, frame)
+            moved = rendering.states(replace(scene, start=everywhere), label, frame)
             for c in range(4):
                 assert np.array_equal(np.sort(moved[:, c]), np.arange(TURN)), (label, frame, c)
                 assert c == coordinate or np.array_equal(moved[:, c], everywhere[:, c])
@@ -31,41 +31,41 @@ def test_a_class_permutes_the_torus():
 
 def test_shapes_keep_their_distance():
     """All shapes of a clip move alike, so how they lie to each other does not tell the class either."""
-    scene = motion.draw(np.random.default_rng(1), SETTINGS)
+    scene = rendering.draw(np.random.default_rng(1), SETTINGS)
     for label in CLASSES:
-        first, later = (motion.states(scene, label, t).astype(np.int64) for t in (0, 9))
+        first, later = (rendering.states(scene, label, t).astype(np.int64) for t in (0, 9))
         assert np.array_equal((first - first[0]) % TURN, (later - later[0]) % TURN), label
 
 
 def test_a_frame_of_one_class_is_a_frame_of_another():
     """The picture knows the state and nothing of the class: started elsewhere, another class shows the same frame."""
-    scene = motion.draw(np.random.default_rng(2), SETTINGS)
+    scene = rendering.draw(np.random.default_rng(2), SETTINGS)
     for label in CLASSES:
-        state = motion.states(scene, label, 5)
+        state = rendering.states(scene, label, 5)
         elsewhere = replace(scene, start=state)
-        first = motion.paint(scene, state[None], np.array([0]), SETTINGS)[0]
-        assert np.array_equal(motion.render(elsewhere, "move_up", SETTINGS)[0], first)
+        first = rendering.paint(scene, state[None], np.array([0]), SETTINGS)[0]
+        assert np.array_equal(rendering.render(elsewhere, "move_up", SETTINGS)[0], first)
 
 
 def test_classes_differ_in_motion_alone():
     """With one scene, all classes start with the same frame, and no two go on alike."""
-    scene = motion.draw(np.random.default_rng(3), SETTINGS)
-    clips = [motion.render(scene, label, SETTINGS) for label in CLASSES]
+    scene = rendering.draw(np.random.default_rng(3), SETTINGS)
+    clips = [rendering.render(scene, label, SETTINGS) for label in CLASSES]
     assert all(np.array_equal(clip[0], clips[0][0]) for clip in clips)
     assert len({clip[8].tobytes() for clip in clips}) == len(CLASSES)
 
 
 def test_directions_are_what_they_are_called():
     """Brightness moves to the right in move_right, grows in loom_in, and so on: seen on one shape alone."""
-    scene = motion.draw(np.random.default_rng(4), Settings(size=64, difficulty=0))
+    scene = rendering.draw(np.random.default_rng(4), Settings(size=64, difficulty=0))
     start = np.full((len(scene.start), 4), TURN // 2, np.uint16)
     start[:, 3] = 16000
     one = replace(scene, start=start)
-    moved = {label: motion.states(one, label, 1)[0].astype(int) - start[0] for label in CLASSES}
+    moved = {label: rendering.states(one, label, 1)[0].astype(int) - start[0] for label in CLASSES}
     x, y, angle, size = ({label: step[i] for label, step in moved.items()} for i in range(4))
     assert x["move_right"] > 0 > x["move_left"] and y["move_down"] > 0 > y["move_up"]
     assert angle["rotate_clockwise"] > 0 > angle["rotate_counterclockwise"] and size["loom_in"] > 0 > size["loom_out"]
-    clip = motion.render(one, "loom_in", Settings(size=64, difficulty=0)).astype(float)
+    clip = rendering.render(one, "loom_in", Settings(size=64, difficulty=0)).astype(float)
     area = [(np.abs(frame - np.median(frame, (0, 1))).sum(-1) > 90).sum() for frame in clip[[0, 8]]]
     assert area[1] > 1.2 * area[0]
 
@@ -101,9 +101,7 @@ def test_wrong_options(tmp_path, data_prep, wrong):
 
 def test_some_classes(tmp_path, data_prep):
     """The first ones, or those that are named, in that order."""
-    for i, (said, names) in enumerate(
-        {"3": list(motion.CLASSES)[:3], "loom_in,move_up": ["loom_in", "move_up"]}.items()
-    ):
+    for i, (said, names) in enumerate({"3": list(CLASSES)[:3], "loom_in,move_up": ["loom_in", "move_up"]}.items()):
         out = tmp_path / str(i)
         small = ["motion", "--train", 4, "--test", 0, "--size", 16, "--frames", 2, "--classes", said, "--out", out]
         assert data_prep(*small)[0] == 0
