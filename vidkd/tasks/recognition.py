@@ -36,6 +36,7 @@ class Config(TaskSection):
 
 class Task(BaseTask[Config]):
     primary, title, text = "top1", "top-1", TEXT
+    not_fused = "recognition joins predictions: python -m vidkd.score RGB.csv --stream FLOW.csv"
 
     def terms(self) -> list[str]:
         return ["label"]
