@@ -38,14 +38,15 @@ def score_file(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError("detections are scored against annotations: say --annotations FILE")
     for each in options.tiou or ():
         thresholds(each)
-    said = annotations.read(options.annotations).only(options.subset, options.annotations)
+    whole = annotations.read(options.annotations)
+    said = whole.only(options.subset, options.annotations)
     tiou = options.tiou or usual_tiou(said)
     found = annotations.read_detections(path)
     if not len(said.actions):
         raise DataError(f"{options.annotations}: holds no action to be detected")
     if len(found) and not np.isin(found.video, list(said.subset)).any():
         raise DataError(f"{path}: {found.video[0]!r}, and none of its videos, is one of {options.annotations}")
-    classes = tuple(sorted(set(said.actions.label)))
+    classes = tuple(sorted(set(whole.actions.label)))  # also those that the subset has no action of
     if foreign := sorted(set(found.label[np.isin(found.video, list(said.subset))]) - set(classes)):
         raise DataError(f"{path}: {foreign[0]!r} is no class of {options.annotations}")
     truth = Truth(said.actions, sorted(said.subset), classes)

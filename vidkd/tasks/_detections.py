@@ -1,7 +1,7 @@
 """From what a detector says of windows to detections in a video: what several say together, scores, windows put
 together, soft-NMS."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,10 +17,15 @@ NEEDED = ("logits", "coarse_logits", "reach", "refinement", "quality", "frame_bo
 FLOOR = 0.001  # a score that soft-NMS has pushed below this is no detection any more
 
 
+def check(taps: Container[str]) -> None:
+    """ConfigError if these are no taps of a detector."""
+    if "level_boundary" not in taps:
+        raise ConfigError("the task detection needs a network that detects: name: detector, options: {backbone: ...}")
+
+
 def heads(view: View) -> dict[str, Tensor]:
     """What the heads of a detector said, its logits among it. ConfigError if the network is none."""
-    if "level_boundary" not in view.taps:
-        raise ConfigError("the task detection needs a network that detects: name: detector, options: {backbone: ...}")
+    check(view.taps)
     return {"logits": view.logits, **view.taps}
 
 

@@ -128,6 +128,7 @@ class Task(BaseTask[Config]):
         return [*_detection_losses.TERMS, *(name for name, wanted in more.items() if wanted)]
 
     def asks(self, student: Tapped) -> None:
+        _detections.check(student.taps)
         if self.config.background:
             detector.answer_to_background(student)
 
