@@ -17,7 +17,7 @@ import numpy as np
 from data_prep.pipeline import holdout, official, prepare, segments
 from vidkd import annotations
 from vidkd.annotations import Annotations
-from vidkd.errors import ConfigError, DataError
+from vidkd.errors import ConfigError, DataError, one_of
 from vidkd.types import Segments
 
 PARTS = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test", "testing": "test"}
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     segments.add_arguments(parser)
     parser.add_argument("--segments", type=Path, required=True, metavar="FILE", help="who does what when")
     parser.add_argument("--name", help="of the data set (default: the name of the root)")
-    parser.add_argument("--split-column", default="split1", help="of a .csv (default: %(default)s)")
+    parser.add_argument("--split-column", metavar="NAME", help="of a .csv (default: split1, where there is one)")
     parser.add_argument("--test-fraction", type=float, default=0.25, metavar="F", help="where nothing says the parts")
     parser.add_argument("--split-seed", type=int, default=0, metavar="SEED")
     parser.add_argument("--flip-changes-labels", action="store_true", help="mirrored actions may be of another class")
@@ -39,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--test-fraction must be above 0 and below 1")
     said, in_frames = read(args.segments, args.split_column)
     part_of = segments.parts(said, PARTS)
+    for video, part in said.subset.items():
+        if (part or part_of) and part not in PARTS:
+            raise DataError(f"{args.segments}: {video!r} is in part {part!r}, which is none of: {', '.join(PARTS)}")
     if not part_of:
         videos = sorted(said.subset)
         test = holdout.choose([""] * len(videos), videos, args.test_fraction, args.split_seed)
@@ -56,8 +59,9 @@ def run(args: argparse.Namespace) -> int:
     )
 
 
-def read(path: Path, split_column: str) -> tuple[Annotations, bool]:
-    """The segments with the part of each video as its subset, and whether they are still in frames."""
+def read(path: Path, split_column: str | None) -> tuple[Annotations, bool]:
+    """The segments with the part of each video as its subset, and whether they are still in frames. ConfigError where
+    there is no column of the name given."""
     if path.suffix == ".json":
         return annotations.read(path), False
     rows = list(official.rows(path, ()))
@@ -71,9 +75,11 @@ def read(path: Path, split_column: str) -> tuple[Annotations, bool]:
         found = [_frames(path, number, row, name) for number, row in enumerate(rows, 2)]
         own = Segments.of(found)
         said = Annotations(own, Segments.of([]), dict.fromkeys(own.video.tolist(), ""), "")
-    if split_column in header:
+    if split_column is not None and split_column not in header:
+        raise ConfigError(f"--split-column: {path}: {one_of(split_column, list(header), 'column')}")
+    if (column := split_column or "split1") in header:
         name = next(n for n in annotations.NAMES["video"] if n in header)
-        said.subset.update((annotations.bare(row[name]), row[split_column]) for row in rows)
+        said.subset.update((annotations.bare(row[name]), row[column].lower()) for row in rows)
     return said, in_frames
 
 

@@ -73,6 +73,14 @@ def test_activitynet(shared):
     assert set(validation.subset) <= set(found.video)  # with and without v_ they are the same videos
 
 
+def test_a_subset_of_a_file_without_any(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("video,start,end,label\nu,1,2,a\n")
+    assert annotations.read(path).only(None, path).subset == {"u": ""}
+    with pytest.raises(DataError, match=r"a\.csv: says nothing of subsets; leave out the subset 'test'"):
+        annotations.read(path).only("test", path)
+
+
 def test_there_and_back(tmp_path):
     rows = [("u", 0.125, 1.5, "a b"), ("w,x", 2.0, 2.0, 'say "hi"')]
     annotations.write(tmp_path / "a.csv", Segments.of(rows))
@@ -82,6 +90,15 @@ def test_there_and_back(tmp_path):
     scored = Segments.of([(*row, 0.1 + 0.2) for row in rows], scored=True)
     annotations.write(tmp_path / "d.csv", scored)
     assert annotations.read_detections(tmp_path / "d.csv").score.tolist() == scored.score.tolist()
+
+
+def test_a_column_of_subsets(tmp_path):
+    rows = [("u", 0.0, 1.0, "a"), ("u", 2.0, 3.0, "a"), ("w", 0.0, 1.0, "b")]
+    path = tmp_path / "a.csv"
+    annotations.write(path, Segments.of(rows), {"u": "train", "w": "Test"})
+    said = annotations.read(path)
+    assert said.subset == {"u": "train", "w": "test"} and said.actions.label.tolist() == ["a", "a", "b"]
+    assert said.only("test", path).actions.video.tolist() == ["w"]
 
 
 def test_detections_as_json(tmp_path):
@@ -100,11 +117,15 @@ def test_detections_as_json(tmp_path):
         ("a.csv", "video,start,end,label\nu,3,2,a\n", "line 2: from 3 to 2 with score 0.0 is no segment"),
         ("a.csv", "video,start,end,label\nu,nan,2,a\n", "is no segment of time"),
         ("a.csv", "video,start,end,label\nu,1,2,\n", "line 2: the video or the label is empty"),
-        ("a.csv", "video,start,end,label\nu,1\n", "line 2"),
+        ("a.csv", "video,start,end,label\nu,1\n", "line 2: not as many fields as the header has, 4"),
+        ("a.csv", "video,start,end,label\nu,1,2,run, fast\n", "line 2: not as many .* comma must stand in quotes"),
         ("a.json", "{", "not JSON"),
         ("a.json", "[]", 'holds no videos, under "database"'),
         ("a.json", '{"database": {}}', "holds no videos"),
         ("a.json", '{"database": {"u": {"annotations": [{"segment": [1], "label": "a"}]}}}', "'u'.*is no segment"),
+        ("a.json", '{"database": {"u": {"annotations": [{"segment": "12", "label": "a"}]}}}', "no list of two times"),
+        ("a.json", '{"database": {"u": {"annotations": [{"segment": [1, 2], "label": ["a"]}]}}}', "the label no text"),
+        ("a.json", '{"database": {"u": {"annotations": null}}}', "'u': its annotations are no list but None"),
     ],
 )
 def test_broken_files(tmp_path, name, content, message):

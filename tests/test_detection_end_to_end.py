@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState, GradientState
 import tiny_set
 from conftest import CONFIGS
 from data_prep import __main__ as data_prep
-from vidkd import cli, config_file, distiller, evaluation, export, predict, train
+from vidkd import cli, config_file, distiller, evaluation, export, predict, sliding, train
 from vidkd.data import clips, index
 from vidkd.data.decode import open_video
 from vidkd.errors import ConfigError
@@ -37,14 +37,14 @@ def test_prediction_sees_what_evaluation_sees(run):
     task = distiller.build_task(made, data_set.classes)
     part = clips.part_of(data_set, made, task, "test")
     assert len(part) == 2  # 100 frames are 25 at 6.25 a second: less than one window
-    scored = evaluation.score({"student": network}, task, made, part, torch.device("cpu"))["student"]
+    scored = evaluation.score({"student": network}, task.keep, made, part, torch.device("cpu"))["student"]
     expected = task.predictions(scored)
     student = export.load_student(folder / "run")
     assert student.fps == 6.25 and student.task["kind"] == "detection"
     with open_video(part[1].path) as video:
-        starts, span = predict.windows(student, video, None)
+        starts, span = sliding.windows(student, video, None)
         assert (starts, span) == ([0], 25)
-        found = predict.events([student], detection, [video], starts, batch=2)
+        found = sliding.events([student], detection, [video], starts, batch=2)
     own = [i for i, name in enumerate(expected["video"]) if name == part[1].name and expected["start_s"][i] < 4.0]
     assert [e[3] for e in found] == pytest.approx([expected["score"][i] for i in own], rel=1e-4)
     assert [e[0] for e in found] == pytest.approx([expected["start_s"][i] for i in own], abs=1e-3)
@@ -79,7 +79,7 @@ def test_two_streams_answer_as_one(run, capsys):
     first, second = (export.load_student(folder / name) for name in ("run", "other"))
     with open_video(folder / "set" / "test_000.mp4") as video:
         alone, twice, both = (
-            predict.events(streams, detection, [video] * len(streams), [0], batch=1)
+            sliding.events(streams, detection, [video] * len(streams), [0], batch=1)
             for streams in ([first], [first, first], [first, second])
         )
     assert [e[2:] for e in twice] == [e[2:] for e in alone] != [e[2:] for e in both]
@@ -127,8 +127,8 @@ def test_a_stream_of_optical_flow(run, capsys):
     assert best[0] == pytest.approx(best[1], rel=0.1)  # but for the compression of what is stored
     one, two = export.load_student(folder / "run"), export.load_student(folder / "of_flow")
     with open_video(video) as seen, open_video(stored) as flow:
-        both = predict.events([one, two], detection, [seen, flow], [0], batch=1)
-        alone = predict.events([two], detection, [flow], [0], batch=1)
+        both = sliding.events([one, two], detection, [seen, flow], [0], batch=1)
+        alone = sliding.events([two], detection, [flow], [0], batch=1)
     assert [e["score"] for e in kept] == pytest.approx([e[3] for e in both], rel=1e-5)
     assert [e[3] for e in alone] != [e[3] for e in both]
     streams[1:4] = [folder / "of_flow"]  # alone, on a file of flow itself
@@ -162,14 +162,14 @@ def test_rendered_videos_say_what_happens_when(tmp_path):
     data = index.read(tmp_path / "a")
     assert data.table["checksum"] == index.read(tmp_path / "b").table["checksum"]
     rows = [line.split(",") for line in (tmp_path / "a" / "segments.csv").read_text().splitlines()[1:]]
-    assert rows
+    assert rows and {row[4] for row in rows} == {"train", "test"}
     for i, part in ((0, "train"), (1, "train"), (0, "test")):
         clip = data.part("split1", part)[i]
         with open_video(clip.path) as video:
             frames = video.get(range(150)).float()
         change = (frames[1:] - frames[:-1]).abs().amax(dim=(1, 2, 3))
         acting = torch.zeros(149, dtype=torch.bool)
-        for _, start, end, _ in (row for row in rows if row[0] == clip.name):
+        for _, start, end, *_ in (row for row in rows if row[0] == clip.name):
             acting[round(float(start) * 25) : round(float(end) * 25) - 1] = True
         assert change[acting].median() > 3 * change[~acting].median()
 

@@ -17,7 +17,7 @@ from torch import nn
 
 import tiny_set
 from test_export import run_of
-from vidkd import cli, export, models, predict
+from vidkd import cli, export, models, predict, sliding
 from vidkd.data import clips, index
 from vidkd.data.decode import open_video
 from vidkd.errors import ConfigError, DataError
@@ -68,7 +68,7 @@ def ffmpeg(*words):
 class TestWindows:
     def test_they_cover_the_video(self, student, video):
         with open_video(video) as opened:
-            starts, span = predict.windows(student, opened, None)
+            starts, span = sliding.windows(student, opened, None)
         assert span == 15
         assert starts[0] == 0
         assert starts[-1] + span == 100
@@ -79,20 +79,20 @@ class TestWindows:
     )
     def test_the_stride_in_seconds(self, student, video, stride_s, expected):
         with open_video(video) as opened:
-            starts, _ = predict.windows(student, opened, stride_s)
+            starts, _ = sliding.windows(student, opened, stride_s)
         assert starts[: len(expected)] == expected
 
     def test_each_sees_its_own_frames(self, student, video):
         with open_video(video) as opened:
-            found = predict.probabilities(student, opened, [0, 30, 55, 80], batch=3)
+            found = sliding.probabilities(student, opened, [0, 30, 55, 80], batch=3)
         assert found.argmax(dim=1).tolist() == [1, 2, 0, 3]
         assert torch.allclose(found.sum(dim=1), torch.ones(4, dtype=torch.float64))
 
     def test_how_many_at_a_time_does_not_matter(self, run, video):
         student = export.load_student(run)
         with open_video(video) as opened:
-            starts, _ = predict.windows(student, opened, None)
-            one, many = (predict.probabilities(student, opened, starts, batch) for batch in (1, 64))
+            starts, _ = sliding.windows(student, opened, None)
+            one, many = (sliding.probabilities(student, opened, starts, batch) for batch in (1, 64))
         assert torch.allclose(one, many, atol=1e-6)
 
     @pytest.mark.parametrize("short", ["loop", "hold"])
@@ -107,20 +107,20 @@ class TestWindows:
         view = clips.TestClips(part, data, {"student": student.view}).load((0, 1)).views["student"]
         with open_video(part[1].path) as opened, torch.no_grad():
             start = max(opened.frames - 15, 0) // 2
-            found = predict.probabilities(student, opened, [start], batch=1)
+            found = sliding.probabilities(student, opened, [start], batch=1)
             assert torch.allclose(found, student(view).double().softmax(1), atol=1e-7)
 
     def test_a_degraded_view_is_degraded_here_too(self, student, video):
         noisy = student.view.model_copy(update={"degrade": student.view.degrade.model_copy(update={"noise_std": 0.5})})
         with open_video(video) as opened:
-            plain = predict.probabilities(student, opened, [0], batch=1)
+            plain = sliding.probabilities(student, opened, [0], batch=1)
             student.view = noisy
-            once, again = (predict.probabilities(student, opened, [0], batch=1) for _ in range(2))
+            once, again = (sliding.probabilities(student, opened, [0], batch=1) for _ in range(2))
         assert torch.equal(once, again)
         assert not torch.equal(once, plain)
 
     def test_few_frames_are_held_at_a_time(self, student, video, monkeypatch):
-        alive, held, small = weakref.WeakSet(), [], predict._small
+        alive, held, small = weakref.WeakSet(), [], sliding._small
 
         def watching(frame, size_px):
             made = small(frame, size_px)
@@ -128,9 +128,9 @@ class TestWindows:
             held.append(len(alive))
             return made
 
-        monkeypatch.setattr(predict, "_small", watching)
+        monkeypatch.setattr(sliding, "_small", watching)
         with open_video(video) as opened:
-            predict.probabilities(student, opened, list(range(0, 85, 5)), batch=2)
+            sliding.probabilities(student, opened, list(range(0, 85, 5)), batch=2)
         assert len(held) > 60
         assert max(held) <= 15 + 5 + 5
 
@@ -141,7 +141,7 @@ class TestWindows:
 
         student.tapped.net = Broken()
         with open_video(video) as opened, pytest.raises(DataError, match="not a number; its weights are bad"):
-            predict.probabilities(student, opened, [0], batch=1)
+            sliding.probabilities(student, opened, [0], batch=1)
 
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
@@ -283,19 +283,32 @@ class TestRefused:
 
     def test_no_frames(self):
         with pytest.raises(DataError, match="it has no frames"):
-            predict.timing(type("V", (), {"frames": 0, "fps": 25.0, "path": "a.mp4"})())
+            sliding.timing(type("V", (), {"frames": 0, "fps": 25.0, "path": "a.mp4"})())
 
     def test_a_folder(self, run, tmp_path, capsys):
         self.refuses(capsys, f"{tmp_path}: not a regular file", tmp_path, "--model", run)
 
     @pytest.mark.parametrize("fps", [0.0, math.nan, math.inf])
     def test_a_rate_that_is_none(self, fps):
-        assert predict.timing(type("V", (), {"frames": 50, "fps": fps, "path": ""})()) == (25.0, 2.0)
+        assert sliding.timing(type("V", (), {"frames": 50, "fps": fps, "path": ""})()) == (25.0, 2.0)
 
     def test_models(self, run, video, tmp_path, capsys):
         self.refuses(capsys, "no such file or directory", video, "--model", tmp_path / "no")
         self.refuses(capsys, "holds no student.safetensors", video, "--model", tmp_path)
         self.refuses(capsys, "not a safetensors file", video, "--model", video)
+
+    def test_nothing_that_was_given_is_passed_over(self, run, video, capsys):
+        """A second network of recognition, and flow for networks of none: neither would have changed an answer."""
+        self.refuses(capsys, "several --model are for detectors", video, "--model", run, "--model", run)
+        self.refuses(capsys, "--flow: no --model sees optical flow", video, "--model", run, "--flow", video)
+        self.refuses(capsys, "--flow-side: no --model sees", video, "--model", run, "--flow-side", 64)
+
+    @pytest.mark.parametrize("option", ["--json", "--png", "--html"])
+    def test_the_video_is_never_written_over(self, run, video, capsys, option):
+        before = video.read_bytes()
+        same = video.parent / ".." / video.parent.name / video.name
+        self.refuses(capsys, "is read; what is written needs another name", video, "--model", run, option, same)
+        assert video.read_bytes() == before
 
     @pytest.mark.parametrize(
         "words",

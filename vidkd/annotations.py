@@ -1,8 +1,8 @@
 """Files that say when what happens in which video, and files of detections: CSV and JSON in the forms in circulation.
 
 CSV: a header, then one segment a row. Times are seconds; other columns are passed over.
-    video,start_s,end_s,label[,score]       what vidkd writes
-    video,type,start,end                    AFSD's THUMOS14 lists
+    video,start_s,end_s,label[,score][,subset]   what vidkd writes
+    video,type,start,end                         AFSD's THUMOS14 lists
 JSON: {"database": {video: {"subset", "annotations": [{"segment": [start, end], "label"}]}}} of ActivityNet, THUMOS14,
 ActionFormer and OpenTAD; the same without "database", the subset then from a video_info_new.csv beside it; and
 {"results": {video: [{"segment", "label", "score"}]}}, ActivityNet's form of detections.
@@ -13,10 +13,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vidkd.errors import DataError, one_of
 from vidkd.types import Segments
@@ -45,6 +47,8 @@ class Annotations:
     def only(self, subset: str | None, source: Path) -> "Annotations":
         """Those of one subset; None is enough where there is one. DataError says which there are."""
         there = sorted(set(self.subset.values()))
+        if subset is not None and there == [""]:
+            raise DataError(f"{source}: says nothing of subsets; leave out the subset {subset!r}")
         if subset is None and len(there) > 1:
             raise DataError(f"{source}: say which subset: {', '.join(there)}")
         if subset is None:
@@ -66,8 +70,7 @@ def read(path: Path) -> Annotations:
             subsets[bare(name)] = str(entry.get("subset", info.get(name, ""))).lower()
         rows = [row for name, entry in videos.items() for row in _segments(path, name, entry.get("annotations", ()))]
     else:
-        rows = list(_rows(path, content, scored=False))
-        subsets = {video: "" for video, *_ in rows}
+        rows = list(_rows(path, content, scored=False, subsets=subsets))
     everything = Segments.of(row[:4] for row in rows)
     unsure = everything.label == AMBIGUOUS
     checksum = f"sha256:{hashlib.sha256(content).hexdigest()}"
@@ -83,11 +86,14 @@ def read_detections(path: Path) -> Segments:
     return Segments.of((row for v, each in videos.items() for row in _segments(path, v, each, True)), scored=True)
 
 
-def write(path: Path, segments: Segments) -> None:
-    """The columns video, start_s, end_s, label, and score where there is one, for `read` and `read_detections`."""
+def write(path: Path, segments: Segments, subset: Mapping[str, str] | None = None) -> None:
+    """The columns video, start_s, end_s, label, and score where there is one, for `read` and `read_detections`; and the
+    subset of each video, if it is given."""
     columns = {"video": segments.video, "start_s": segments.start_s, "end_s": segments.end_s, "label": segments.label}
     if segments.score is not None:
         columns["score"] = segments.score
+    if subset is not None:
+        columns["subset"] = np.array([subset[name] for name in segments.video.tolist()], dtype=object)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
@@ -138,9 +144,13 @@ def _info(path: Path) -> dict[str, str]:
     return {row["video"]: row["subset"] for row in csv.DictReader(_bytes(table).decode().splitlines())}
 
 
-def _segments(path: Path, video: str, entries: Iterable[Any], scored: bool = False) -> Iterator[Row]:
+def _segments(path: Path, video: str, entries: Any, scored: bool = False) -> Iterator[Row]:
+    if not isinstance(entries, list | tuple):
+        raise DataError(f"{path}: {video!r}: its annotations are no list but {entries!r}")
     for entry in entries:
         try:
+            if not isinstance(entry["segment"], list) or not isinstance(entry["label"], str | int):
+                raise ValueError("the segment is no list of two times, or the label no text")
             start, end = entry["segment"]
             yield _row(video, start, end, entry["label"], entry["score"] if scored else 0.0)
         except (KeyError, TypeError, ValueError) as error:
@@ -148,7 +158,8 @@ def _segments(path: Path, video: str, entries: Iterable[Any], scored: bool = Fal
             raise DataError(f"{path}: {video!r}: {entry!r} is no {wanted} ({error})") from None
 
 
-def _rows(path: Path, content: bytes, scored: bool) -> Iterator[Row]:
+def _rows(path: Path, content: bytes, scored: bool, subsets: dict[str, str] | None = None) -> Iterator[Row]:
+    """Every row; into `subsets` goes what a column subset says of each video, "" where there is none."""
     try:
         reader = csv.DictReader(content.decode("utf-8-sig").splitlines())
         header = reader.fieldnames or []
@@ -159,10 +170,18 @@ def _rows(path: Path, content: bytes, scored: bool) -> Iterator[Row]:
     if missing := [NAMES[key][0] for key in wanted if columns[key] is None]:
         raise DataError(f"{path}: lacks the column(s) {', '.join(missing)}; it has: {', '.join(header) or 'nothing'}")
     for number, raw in enumerate(reader, 2):
+        if None in raw or any(raw[columns[key]] is None for key in wanted):  # pyright: ignore[reportArgumentType]
+            raise DataError(
+                f"{path}: line {number}: not as many fields as the header has, {len(header)}; a label with a comma "
+                "must stand in quotes"
+            )
         try:
-            yield _row(*(raw[columns[key]] if key in wanted else 0.0 for key in NAMES))  # pyright: ignore[reportArgumentType]
+            row = _row(*(raw[columns[key]] if key in wanted else 0.0 for key in NAMES))  # pyright: ignore[reportArgumentType]
         except (TypeError, ValueError) as error:
             raise DataError(f"{path}: line {number}: {error}") from None
+        if subsets is not None:
+            subsets[row[0]] = (raw.get("subset") or "").lower()
+        yield row
 
 
 def _row(video: str, start: Any, end: Any, label: Any, score: Any) -> Row:

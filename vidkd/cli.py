@@ -4,13 +4,14 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from vidkd.errors import VidkdError
+from vidkd.errors import ConfigError, VidkdError
 from vidkd.signals import Interrupted
 
 SIGNALLED = 128  # and the signal's number: as a shell says it of what a signal ended
@@ -24,6 +25,18 @@ def add_window_options(parser: argparse.ArgumentParser) -> None:
     """--batch and --device, of a command whose network looks at the windows of a video."""
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="windows at a time (default: 8)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    """ConfigError if a file that is asked for could not be written, or would take the place of one that is read."""
+    read = {path.resolve() for path in inputs if path is not None}
+    for path in outputs:
+        if path is None:
+            continue
+        if path.is_dir() or not path.parent.is_dir():
+            raise ConfigError(f"{path}: cannot be written there: {'a folder' if path.is_dir() else 'no such folder'}")
+        if path.resolve() in read:
+            raise ConfigError(f"{path}: is read; what is written needs another name")
 
 
 def run_main(main: Callable[[list[str]], int], argv: list[str]) -> int:

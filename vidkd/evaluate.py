@@ -1,10 +1,16 @@
 """python -m vidkd.evaluate RUN_OR_CHECKPOINT [CONFIG] [KEY=VALUE ...] [--part PART] [--student-only] [--out DIR]
+                            [--stream RUN ...]
 
 Score a trained network on every video of a part, its teacher beside it. RUN_OR_CHECKPOINT is a run directory or one of
 its checkpoints/step... folders, whose own configuration is used unless CONFIG is given, or a weights file together with
 a CONFIG. More views, another size:
 
     python -m vidkd.evaluate runs/ucf101_kd data.test_views.clips=10 data.test_views.crops=3
+
+With --stream, several detectors (of RGB and of optical flow) are scored as one, and each alone: every one sees the data
+set of its own run, and the mean of their raw answers is decoded. KEY=VALUE holds for all of them.
+
+    python -m vidkd.evaluate runs/thumos14_teacher --stream runs/thumos14_flow_teacher
 """
 
 import argparse
@@ -13,11 +19,11 @@ import os
 import sys
 from pathlib import Path
 
-from vidkd import checkpoint, cli, config_file, distiller, processes, results
+from vidkd import checkpoint, cli, config_file, distiller, processes, results, streams
 from vidkd.config import Run
 from vidkd.data import clips, index
 from vidkd.errors import ConfigError, DataError
-from vidkd.taps import Frozen
+from vidkd.taps import Frozen, Tapped
 
 
 def main(argv: list[str]) -> int:
@@ -28,18 +34,32 @@ def main(argv: list[str]) -> int:
     parser.add_argument("rest", nargs="*", metavar="[CONFIG] KEY=VALUE")
     parser.add_argument("--part", help="default: data.test")
     parser.add_argument("--student-only", action="store_true", help="do not run the teacher")
+    parser.add_argument("--stream", type=Path, action="append", default=[], metavar="RUN", help="it answers too")
     parser.add_argument("--out", type=Path, help="default: evaluate/<part>_<what differs> in the run directory")
     args = parser.parse_intermixed_args(argv)
     configs = [item for item in args.rest if "=" not in item]
     overrides = [item for item in args.rest if "=" in item]
     if len(configs) > 1:
         raise ConfigError(f"one CONFIG at most, got {', '.join(configs)}; overrides are KEY=VALUE")
+    if args.stream and configs:
+        raise ConfigError(f"--stream: each run is scored by its own configuration; leave out {configs[0]}")
     run = config_file.load(Path(configs[0]) if configs else own_config(args.weights), overrides)
-    out = args.out or default_out(args.weights, args.part or run.data.test, [*configs, *overrides])
-    outcome = evaluate(run, args.weights, args.part or run.data.test, out, student_only=args.student_only)
-    for who in ("student", "teacher"):
-        if who in outcome:
-            print(f"{who:8}{results.one_line(outcome[who])}")
+    part = args.part or run.data.test
+    differs = [*configs, *overrides, *(f"--stream={path}" for path in args.stream)]
+    out = args.out or default_out(args.weights, part, differs)
+    if args.stream:
+        runs = {args.weights: run} | {path: config_file.load(own_config(path), overrides) for path in args.stream}
+        if len(runs) < 1 + len(args.stream):
+            raise ConfigError("--stream: a run together with itself says nothing new; name another one")
+        outcome = evaluate_streams(runs, part, out)
+        for each in outcome["streams"]:
+            print(f"{each['run']}: {results.one_line(each)}")
+        print(f"together: {outcome['student']['headline']}")
+    else:
+        outcome = evaluate(run, args.weights, part, out, student_only=args.student_only)
+        for who in ("student", "teacher"):
+            if who in outcome:
+                print(f"{who:8}{results.one_line(outcome[who])}")
     print(f"written to {out}")
     return 0
 
@@ -55,25 +75,47 @@ def evaluate(run: Run, weights: Path, part: str, out: Path, *, student_only: boo
     clips.check(data_set, run)
     task = distiller.build_task(run, data_set.classes)
     clips.part_of(data_set, run, task, part).check_files()
-    saved = is_checkpoint(weights)
-    section = run.student.saved_in(None if saved else weights)
-    student, account = distiller.build_network(section, len(data_set.classes), run.data.clip.frames)
-    if saved:
-        try:
-            checkpoint.restore_module(student, checkpoint.student_tensors(weights))
-        except (LookupError, RuntimeError) as error:
-            raise DataError(
-                f"{weights}: not the checkpoint of {run.student.name} with these options and {len(data_set.classes)} "
-                f"classes: {' '.join(str(error).splitlines()[:2])}"
-            ) from None
-    else:
-        print(account)
+    student = trained_student(run, weights, len(data_set.classes))
     teacher = None
     if run.teacher and not student_only:
         network, _ = distiller.build_network(run.teacher, len(data_set.classes), run.data.clip.frames, "teacher")
         teacher = Frozen(network, run.teacher_precision)
         teacher.to(accelerator.device)
     return results.evaluate(run, data_set, part, task, student.to(accelerator.device), teacher, out)
+
+
+def evaluate_streams(runs: dict[Path, Run], part: str, out: Path) -> dict:
+    """Score the students at the paths, each under its own run, as one: `streams.evaluate`.
+
+    ConfigError or DataError as for `evaluate`; also where the streams could not be joined.
+    """
+    accelerator = processes.make_accelerator(next(iter(runs.values())))
+    check_out(out)
+    found = []
+    for path, run in runs.items():
+        data_set = index.read(run.data.root)
+        clips.check(data_set, run)
+        task = distiller.build_task(run, data_set.classes)
+        found.append(streams.Stream(path, run, data_set, task, trained_student(run, path, len(data_set.classes))))
+    return streams.evaluate(found, part, out, accelerator.device)
+
+
+def trained_student(run: Run, weights: Path, num_classes: int) -> Tapped:
+    """The student of `run` with the weights of a run, a checkpoint or a file. DataError if they are of another."""
+    saved = is_checkpoint(weights)
+    section = run.student.saved_in(None if saved else weights)
+    student, account = distiller.build_network(section, num_classes, run.data.clip.frames)
+    if saved:
+        try:
+            checkpoint.restore_module(student, checkpoint.student_tensors(weights))
+        except (LookupError, RuntimeError) as error:
+            raise DataError(
+                f"{weights}: not the checkpoint of {run.student.name} with these options and {num_classes} "
+                f"classes: {' '.join(str(error).splitlines()[:2])}"
+            ) from None
+    else:
+        print(account)
+    return student
 
 
 def check_out(out: Path) -> None:

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,16 @@ from vidkd.distributed import gather_objects, rank, world_size
 from vidkd.errors import DataError
 from vidkd.taps import autocast
 from vidkd.tasks._base import BaseTask, Scored
-from vidkd.types import ClipBatch
+from vidkd.types import ClipBatch, View
 
 DECODERS_ASKED = 50  # videos, evenly over a part: what data_prep made is read by one decoder
+Keep = Callable[[View, dict[str, Tensor]], dict[str, Tensor]]  # a network's answers and their truth -> name, [B, ...]
 Row = tuple[int, dict[str, Tensor]]  # a position in the part; what the task keeps of its views, name -> [V, ...]
 
 
 def score(
     networks: dict[str, nn.Module],
-    task: BaseTask,
+    keep: Keep,
     run: Run,
     part: Part,
     device: torch.device,
@@ -37,6 +38,7 @@ def score(
 ) -> dict[str, Scored]:
     """Score every network on the view of its name, all from one decode of each video. Networks are left in eval mode.
 
+    `keep` is the task's `keep` (or `undecided`): what is kept of the answers to a batch.
     `progress` titles a bar on the first process; "" for none. DataError names the videos that were not scored once.
     Interrupted where a signal was noted.
     """
@@ -54,18 +56,18 @@ def score(
             if done < everywhere:
                 signals.check(device)
             for name, network in networks.items():
-                mine[name] += _rows(_kept(network, name, task, batch, device, size), batch)
+                mine[name] += _rows(_kept(network, name, keep, batch, device, size), batch)
     return {name: _once_each(rows, part) for name, rows in mine.items()}
 
 
 def _kept(
-    network: nn.Module, name: str, task: BaseTask, batch: ClipBatch, device: torch.device, size: int
+    network: nn.Module, name: str, keep: Keep, batch: ClipBatch, device: torch.device, size: int
 ) -> dict[str, Tensor]:
-    """What the task keeps of every row of the batch, at most `size` rows through the network at a time."""
+    """What is kept of every row of the batch, at most `size` rows through the network at a time."""
     portions = []
     for at in range(0, len(batch.clip), size):
         extra = {key: truth[at : at + size] for key, truth in batch.extra.items()}
-        portions.append(task.keep(network(batch.seen_by(name)[at : at + size].to(device)), extra))
+        portions.append(keep(network(batch.seen_by(name)[at : at + size].to(device)), extra))
     return {key: torch.cat([portion[key].cpu() for portion in portions]) for key in portions[0]}
 
 

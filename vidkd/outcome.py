@@ -11,7 +11,8 @@ from vidkd.errors import ConfigError
 from vidkd.tasks._base import Answers, BaseTask
 
 Who = Literal["student", "teacher"]
-NETWORK = ("network", "options", "attention", "weights_sha256")  # of a protocol: whose figures, not how they were got
+# of a protocol: whose figures, not how they were got
+NETWORK = ("network", "options", "attention", "weights_sha256", "streams")
 VIEW = ("frames", "span_frames", "stride", "size_px", "degrade")  # what the network is shown of the same videos
 
 

@@ -11,34 +11,25 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
-from tqdm import tqdm
 
-from vidkd import checkpoint, cli, export, outcome, tasks
-from vidkd.data import complete, container, flow, order, sampling, transforms, walking
+from vidkd import checkpoint, cli, export, outcome, sliding, tasks
+from vidkd.data import complete, container, flow
 from vidkd.data.decode import Video, open_video
-from vidkd.data.degrade import degrade
 from vidkd.errors import ConfigError, DataError
 from vidkd.export import Student
 from vidkd.run_dir import differences
 from vidkd.timeline import Timeline, clock, of_events, page, picture, text_bar
 from vidkd.timeline import events as event_line
 from vidkd.timeline.events import Event
-from vidkd.types import View
 
 DECODER = "pyav"  # its memory stays flat over hours; decord keeps every packet that it has read
-FLOW_CHANNELS = 2  # along x and y
-ASSUMED_FPS = 25.0  # where a video does not say
-PICTURES, PICTURE_PX = 9, 240  # frames in the --png, and their height
-Pictures = dict[int, Tensor | None]
-Answer = Callable[[Tensor, slice], Any]
+PICTURES = 9  # frames in the --png
 
 
 def main(argv: list[str]) -> int:
@@ -50,30 +41,31 @@ def main(argv: list[str]) -> int:
     if args.task not in (None, trained_for):
         raise ConfigError(f"--task {args.task}: {args.model[0]} was trained for {trained_for}")
     task = tasks.load(trained_for)
-    _check_streams(args.model, students, task)
+    asked = "--flow" if args.flow is not None else "--flow-side" if args.flow_side is not None else ""
+    _check_streams(args.model, students, task, asked)
     complete_or_error(args.video)
     with open_video(args.video, DECODER) as video, ExitStack() as opened:
         sources = [
-            opened.enter_context(flow.instead_of(video, args.flow, args.flow_side)) if of_flow(each) else video
+            opened.enter_context(flow.instead_of(video, args.flow, args.flow_side)) if sliding.of_flow(each) else video
             for each in students
         ]
-        fps, duration_s = timing(video)
+        fps, duration_s = sliding.timing(video)
         rate = student.fps or fps
-        starts, span = windows(student, video, args.stride_s)
+        starts, span = sliding.windows(student, video, args.stride_s)
         _say_what(args.video, video, students, duration_s, span / rate, len(starts))
-        pictures: Pictures = {}
+        pictures: sliding.Pictures = {}
         if (args.png or args.html) and video in sources and video.decoder != "features":
             pictures = {int((i + 0.5) * video.frames / PICTURES): None for i in range(PICTURES)}
         report: dict[str, Any] = {"video": str(args.video), "model": ", ".join(map(str, args.model))}
         report |= {"network": student.network, "fps": fps, "duration_s": duration_s}
         timeline = None
         if hasattr(task, "events"):
-            every = events(students, task, sources, starts, args.batch, pictures)
+            every = sliding.events(students, task, sources, starts, args.batch, pictures)
             found = [event for event in every if event[3] >= args.threshold]
             _print_events(found, of_events(student.classes, found, duration_s))
             report["events"] = [dict(zip(("start_s", "end_s", "class", "score"), e, strict=True)) for e in found]
         else:
-            seen = probabilities(student, sources[0], starts, args.batch, pictures)
+            seen = sliding.probabilities(student, sources[0], starts, args.batch, pictures)
             start_s = torch.tensor(starts, dtype=torch.float64) / rate
             end_s = (start_s + span / rate).clamp(max=duration_s)
             timeline = Timeline(student.classes, start_s, end_s, seen, duration_s)
@@ -129,15 +121,16 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--flow says where the flow is, --flow-side that it is to be computed: give one of them")
     if args.flow_side is not None and args.flow_side < 16:
         raise ConfigError(f"--flow-side {args.flow_side}: must be 16 or more")
-    for path in (args.json, args.png, args.html):
-        if path and (path.is_dir() or not path.parent.is_dir()):
-            raise ConfigError(f"{path}: cannot be written there: {'a folder' if path.is_dir() else 'no such folder'}")
+    cli.check_outputs((args.json, args.png, args.html), (args.video, args.flow, *args.model))
 
 
-def _check_streams(paths: list[Path], students: list[Student], task: Any) -> None:
-    """ConfigError unless all students can speak of the same windows, and their task can join what they say."""
+def _check_streams(paths: list[Path], students: list[Student], task: Any, asked: str) -> None:
+    """ConfigError unless all students can speak of the same windows, and their task can join what they say; `asked`
+    names the option of flow that was given, "" if none."""
     first = students[0]
-    if len(students) > 1 and not hasattr(task, "fused"):
+    if asked and not any(map(sliding.of_flow, students)):
+        raise ConfigError(f"{asked}: no --model sees optical flow, for which it is")
+    if len(students) > 1 and not hasattr(task, "events"):
         raise ConfigError("several --model are for detectors, whose answers are averaged; give one")
     for path, other in zip(paths, students, strict=True):
         tasks_differ = differences(outcome.scoring(first.task), outcome.scoring(other.task), "task")
@@ -148,124 +141,11 @@ def _check_streams(paths: list[Path], students: list[Student], task: Any) -> Non
                 raise ConfigError(f"--model {path}: its {what} is {own}, that of {paths[0]} {wanted}; they must agree")
 
 
-def of_flow(student: Student) -> bool:
-    return len(student.tapped.input.mean) == FLOW_CHANNELS
-
-
 def complete_or_error(path: Path) -> None:
     """DataError if the video is shorter than it says it is, or no video at all: a decoder may not notice."""
     kind = container.inspect(path).kind
     if missing := complete.missing_bytes(path, kind):
         raise DataError(f"{path}: it was cut short: at least {missing} bytes are missing at its end; get it again")
-
-
-def timing(video: Video) -> tuple[float, float]:
-    """Frames a second and the duration in seconds. DataError for a video without frames."""
-    if video.frames < 1:
-        raise DataError(f"{video.path}: it has no frames")
-    fps = video.fps if math.isfinite(video.fps) and video.fps > 0 else ASSUMED_FPS
-    return fps, video.frames / fps
-
-
-def windows(student: Student, video: Video, stride_s: float | None) -> tuple[list[int], int]:
-    """The first frames of all windows, and how many frames each covers."""
-    frames = len(readable(student, video))
-    span = min(sampling.span(student.clip), frames)
-    step = max(1, span // 2 if stride_s is None else round(stride_s * (student.fps or timing(video)[0])))
-    if step <= span:
-        return sampling.window_starts(frames, span, step), span
-    return list(range(0, frames - span + 1, step)), span  # what lies between is not looked at
-
-
-def readable(student: Student, video: Video) -> Sequence[int]:
-    """The source frames that there are for the student: those at its rate, if it has one."""
-    return sampling.at_rate(video.frames, timing(video)[0], student.fps)
-
-
-def probabilities(
-    student: Student, video: Video, starts: list[int], batch: int, pictures: Pictures | None = None
-) -> Tensor:
-    """[n, K] float64, one row a window. `pictures` is filled with small copies of the frames that it names."""
-
-    def answer(seen: Tensor, _rows: slice) -> Tensor:
-        return student(seen).double().softmax(dim=1).cpu()
-
-    found = torch.cat(over_windows(student, video, starts, batch, answer, pictures))
-    if not torch.isfinite(found).all():
-        raise DataError(f"{video.path}: the student answers with something that is not a number; its weights are bad")
-    return found
-
-
-def events(
-    students: list[Student],
-    task: Any,
-    sources: Sequence[Video],
-    starts: list[int],
-    batch: int,
-    pictures: Pictures | None = None,
-) -> list[Event]:
-    """What the task makes of all windows together, by falling score; the answers of several students, each to its own
-    of the `sources` (the video, its flow), are averaged. `pictures` is filled by who sees colours."""
-    student, (fps, duration_s) = students[0], timing(sources[0])
-    rate = student.fps or fps
-    start_s = torch.tensor(starts, dtype=torch.float64) / rate
-    span_s = torch.stack([start_s, start_s + student.clip.frames * student.clip.stride / rate], dim=1)
-
-    def answers(each: Student, video: Video) -> list[View]:
-        wanted = None if of_flow(each) else pictures
-        return over_windows(each, video, starts, batch, lambda seen, _: task.said_of(each.tapped(seen)), wanted)
-
-    said = [answers(each, own) for each, own in zip(students, sources, strict=True)]
-    together = map(task.fused, zip(*said, strict=True))
-    kept = [task.keep(view, own) for view, own in zip(together, span_s.split(batch), strict=True)]
-    everything = {key: torch.cat([each[key] for each in kept]) for key in kept[0]}
-    found = task.events(everything, task.Config.model_validate(student.task), student.classes)
-    return [(start, min(end, duration_s), label, score) for start, end, label, score in found if start < duration_s]
-
-
-@torch.no_grad()
-def over_windows(
-    student: Student, video: Video, starts: list[int], batch: int, answer: Answer, pictures: Pictures | None = None
-) -> list[Any]:
-    """What `answer` makes of every `batch` windows: [B, 3, T, H, W] and which of all they are.
-
-    One pass over the video; in memory are never more frames than `batch` windows have, at the student's size.
-    """
-    device, source = student.tapped.mean.device, readable(student, video)
-    given, clip = student.view.frames or student.clip.frames, student.clip
-    spans = ([source[i] for i in sampling.indices(s, clip, len(source), student.short)] for s in starts)
-    plans = [sampling.subsample(span, given) for span in spans]
-    bar = tqdm(total=len(plans), unit="window", disable=None, leave=False)
-
-    def made(i: int, frame: Tensor) -> Tensor:
-        if pictures and i in pictures:
-            pictures[i] = _picture(frame)
-        return _small(frame, student.view.size_px)
-
-    answers = []
-    for k, portion in enumerate(walking.portions(video, plans, batch, made, set(pictures or ()))):
-        rows = slice(k * batch, k * batch + len(portion))
-        seen = [_degraded(student, frames, plan[0]) for frames, plan in zip(portion, plans[rows], strict=True)]
-        answers.append(answer(torch.stack(seen).to(device), rows))
-        bar.update(len(portion))
-    bar.close()
-    return answers
-
-
-def _small(frame: Tensor, size_px: int) -> Tensor:
-    """[3, H, W] -> [3, size_px, size_px]: the centre, as evaluation sees it."""
-    window = transforms.centre(*frame.shape[1:])
-    return transforms.view(transforms.crop(frame[None], window), transforms.Drawn(window), size_px)[0]
-
-
-def _picture(frame: Tensor) -> Tensor:
-    width = max(1, round(frame.shape[2] * PICTURE_PX / frame.shape[1]))
-    return F.resize(frame, [PICTURE_PX, width], antialias=True)
-
-
-def _degraded(student: Student, frames: Tensor, address: int) -> Tensor:
-    """[3, T, H, W], made worse as the student's training clips were."""
-    return degrade(frames, student.view.degrade, order.generator(address)).transpose(0, 1)
 
 
 def rulers(timeline: Timeline, slots: int = 600) -> list[Event]:
@@ -290,7 +170,7 @@ def as_json(timeline: Timeline, top: int) -> dict[str, Any]:
 def _say_what(
     path: Path, video: Video, students: list[Student], duration_s: float, window_s: float, count: int
 ) -> None:
-    fps = f"{video.fps:.4g}/s" if video.fps > 0 else f"{ASSUMED_FPS:g}/s (assumed: the file does not say)"
+    fps = f"{video.fps:.4g}/s" if video.fps > 0 else f"{sliding.ASSUMED_FPS:g}/s (assumed: the file does not say)"
     print(f"{path}: {clock(duration_s)} s, {video.frames} frames at {fps}")
     networks = " and ".join(each.network for each in students)
     print(f"{networks}, {len(students[0].classes)} classes: {count} window(s) of {clock(window_s)} s\n", flush=True)

@@ -98,7 +98,8 @@ def _score(folder: Path, run: Run, view: ViewSpec) -> dict[str, Any]:
     task = distiller.build_task(run, data_set.classes)
     part = clips.part_of(data_set, run, task, run.data.test)
     progress = f"{folder.parent.name}/{folder.name} {view.degrade.time} at {view.size_px} px"
-    scores = evaluation.score({"student": student.to(device)}, task, run, part, device, progress=progress)["student"]
+    student.to(device)
+    scores = evaluation.score({"student": student}, task.keep, run, part, device, progress=progress)["student"]
     figures = task.results(scores)
     kept = {key: figures[key] for key in (task.primary, f"{task.primary}_interval") if key in figures}
     place = {"time": view.degrade.time, "frames": view.frames or run.data.clip.frames, "size_px": view.size_px}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 from vidkd import checkpoint, config_file, evaluation
 from vidkd.config import Run
 from vidkd.data import clips
-from vidkd.data.index import Index
+from vidkd.data.index import Index, Part
 from vidkd.distributed import rank
 from vidkd.models import attention
 from vidkd.taps import Frozen, Tapped
@@ -44,33 +45,43 @@ def evaluate(
     networks: dict[str, nn.Module] = {"student": student}
     if teacher is not None:
         networks["teacher"] = teacher
-    scores = evaluation.score(networks, task, run, part, device, progress=f"scoring {part_name}")
+    scores = evaluation.score(networks, task.keep, run, part, device, progress=f"scoring {part_name}")
     results: dict[str, Any] = {"name": run.name, "seed": run.seed, "training_s": training_s}
     results |= {"bottleneck": bottleneck} if bottleneck else {}
     for who in networks:
         section = run.student if who == "student" else run.teacher
         assert section is not None
         network = student if who == "student" else teacher.tapped  # pyright: ignore[reportOptionalMemberAccess]
-        figures = task.results(scores[who])
-        results[who] = figures | {
-            "headline": task.headline(figures),
-            "primary": task.primary,
-            "title": task.title,
-            "protocol": evaluation.protocol(run, index, task, part_name, who, len(scores[who].ids), checksum(network)),
-            "cost": measure(network, section.view.frames or run.data.clip.frames, section.view.size_px),
-        }
+        protocol = evaluation.protocol(run, index, task, part_name, who, len(scores[who].ids), checksum(network))
+        cost = measure(network, section.view.frames or run.data.clip.frames, section.view.size_px)
+        results[who] = side(task, scores[who], protocol, cost)
     if teacher is not None:
         results["agreement"] = task.agreement(scores["teacher"], scores["student"])
-    results["environment"] = evaluation.environment()
-    if rank() == 0:
-        results["environment"]["decoded_by"] = evaluation.decoded_by(part, run.data.decoder)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "results.json").unlink(missing_ok=True)  # of another evaluation, whose predictions are replaced now
-        checkpoint.write_atomic(out / "config.yaml", config_file.dump(run).encode())  # what was scored, and how
-        for who in networks:
-            write_predictions(out / f"{who}_predictions.csv", task, scores[who])
-        checkpoint.write_atomic(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+    write(out, run, part, task, results, scores)
     return results
+
+
+def side(task: BaseTask, scored: Scored, protocol: dict[str, Any], cost: dict[str, Any]) -> dict[str, Any]:
+    """What results.json says of one network's answers."""
+    figures = task.results(scored)
+    said = {"headline": task.headline(figures), "primary": task.primary, "title": task.title}
+    return figures | said | {"protocol": protocol, "cost": cost}
+
+
+def write(
+    out: Path, run: Run, part: Part, task: BaseTask, results: dict[str, Any], scores: Mapping[str, Scored]
+) -> None:
+    """config.yaml, the predictions of each of `scores`, and results.json, to which the environment is added."""
+    results["environment"] = evaluation.environment()
+    if rank() > 0:
+        return
+    results["environment"]["decoded_by"] = evaluation.decoded_by(part, run.data.decoder)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").unlink(missing_ok=True)  # of another evaluation, whose predictions are replaced now
+    checkpoint.write_atomic(out / "config.yaml", config_file.dump(run).encode())  # what was scored, and how
+    for who, scored in scores.items():
+        write_predictions(out / f"{who}_predictions.csv", task, scored)
+    checkpoint.write_atomic(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
 
 
 def checksum(network: Tapped) -> str:

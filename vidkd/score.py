@@ -23,6 +23,8 @@ def main(argv: list[str]) -> int:
     scorers = {name: tasks.load(name) for name in tasks.names()}
     told = [name for name, module in scorers.items() if getattr(args, getattr(module, "ASKS_FOR", ""), None)]
     args.task = args.task or next(iter(told), "recognition")
+    streams = getattr(args, "stream", None) or ()
+    cli.check_outputs([args.json], [args.predictions, getattr(args, "annotations", None), *streams])
     figures = score(**vars(args))
     print("\n".join(lines(figures, scorers[args.task].class_line)))
     if args.json:

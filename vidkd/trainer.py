@@ -192,7 +192,7 @@ def validate(run: Run, trained: Trained, task: BaseTask, part: Part, device: tor
     """Score the val part; remember the student if it was never better."""
     student = trained.student()
     broadcast_state(student)
-    scores = evaluation.score({"student": student}, task, run, part, device)["student"]
+    scores = evaluation.score({"student": student}, task.keep, run, part, device)["student"]
     results = task.results(scores)
     value = float(results[task.primary])
     if value > trained.best_value:

@@ -61,11 +61,11 @@ def run(
     )
     status = prepare.run(listing, args)
     if (args.out / "index.csv").exists():
-        _write(args.out, said, clock)
+        _write(args.out, said, clock, part_of)
     return status
 
 
-def _write(out: Path, said: Annotations, clock: Clock) -> None:
+def _write(out: Path, said: Annotations, clock: Clock, part_of: Mapping[str, str]) -> None:
     """segments.csv and, if there are any, ambiguous.csv; and a word on what no training can use."""
     data = index.read(out)
     names = [str(Path(path).with_suffix("")) for path in data.table["path"].to_pylist()]
@@ -75,9 +75,9 @@ def _write(out: Path, said: Annotations, clock: Clock) -> None:
         fps[video], duration_s[video] = rate, frames / rate if rate else 0.0
     actions, unsure = (clock(each, fps) for each in (said.actions, said.ambiguous))
     actions, unsure = (each.where(np.isin(each.video, names)) for each in (actions, unsure))
-    annotations.write(out / "segments.csv", actions)
+    annotations.write(out / "segments.csv", actions, part_of)
     if len(unsure):
-        annotations.write(out / "ambiguous.csv", unsure)
+        annotations.write(out / "ambiguous.csv", unsure, part_of)
     per_video = Counter(actions.video)
     print(f"  segments   {len(actions)} in {len(per_video)} videos, {len(unsure)} ambiguous ones kept apart")
     late = [v for v, start in zip(actions.video, actions.start_s, strict=True) if start >= duration_s[v]]

@@ -63,7 +63,8 @@ def write_segments(out: Path, settings: Settings, classes: tuple[str, ...], item
         for item in items
         for act in plan(settings, classes, item.source)
     ]
-    annotations.write(out / "segments.csv", Segments.of(rows))
+    part_of = {item.path.removesuffix(".mp4"): item.source.split("/")[0] for item in items}
+    annotations.write(out / "segments.csv", Segments.of(rows), part_of)
     return len(rows)
 
 

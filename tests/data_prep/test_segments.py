@@ -14,6 +14,7 @@ from data_prep import thumos14
 from data_prep.pipeline import segments
 from vidkd import annotations
 from vidkd.data import index, sampling
+from vidkd.errors import DataError
 from vidkd.tasks import detection
 from vidkd.types import Segments, Shown
 
@@ -151,6 +152,9 @@ def test_frames_become_seconds_and_split_columns_parts(videos, tmp_path, capsys,
     said = annotations.read(out / "segments.csv").actions
     assert said.start_s.tolist() == pytest.approx([0, 0.2, 1.0, 1.56])
     assert said.end_s.tolist() == pytest.approx([1.0, 0.4, 1.2, 2.0])
+    with pytest.raises(DataError, match="say which subset: test, train"):  # so that nobody scores the training part
+        annotations.read(out / "segments.csv").only(None, out)
+    assert annotations.read(out / "segments.csv").only("test", out).actions.video.tolist() == ["b"]
     data = index.read(out)
     assert data.classes == ("jump", "run")
     assert data.part("split1", "train").names() == ["a", "c"]
@@ -186,6 +190,17 @@ def test_parts_are_drawn_where_none_are_said(videos, tmp_path):
         (["segments"], "video,start_frame,end_frame,label\na,0,1,run\n", "line 2: frames 0 to 1 are no segment"),
         (["segments"], "video,start_frame,end_frame,label\na,x,1,run\n", "line 2: invalid literal"),
         (["segments"], "video,label\n", "lacks the column"),
+        (
+            ["segments"],
+            "video,start,end,label,split1\na,0,1,run,new\n",
+            "'a' is in part 'new', which is none of: train",
+        ),
+        (["segments"], "video,start,end,label,subset\na,0,1,run,train\nb,0,1,run,\n", "'b' is in part ''"),
+        (
+            ["segments", "--split-column", "splt1"],
+            "video,start,end,label,split1\na,0,1,run,train\n",
+            "no column 'splt1'; did you mean 'split1'",
+        ),
         (["segments", "--test-fraction", "1"], "video,start,end,label\na,0,1,run\n", "--test-fraction must be above 0"),
     ],
 )

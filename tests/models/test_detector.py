@@ -5,7 +5,7 @@ import torch
 
 from vidkd import models
 from vidkd.errors import ConfigError, DataError
-from vidkd.models import cost, detector, weights
+from vidkd.models import _heads, cost, weights
 from vidkd.models._boundary import boundary_max_pool
 
 K = 5
@@ -76,7 +76,7 @@ def test_sizes_are_the_published_ones(backbone, trunk, gmacs):
     assert own == pytest.approx(gmacs, abs=0.01)
     assert cost.gmacs(made, 256, 96) - own == pytest.approx(2.56, abs=0.01)
     shapes = cost.tap_shapes(made, 256, 96)
-    assert shapes["middle"], shapes["late"] == ((832, 64, 6, 6), (1024, 32, 3, 3))
+    assert (shapes["middle"], shapes["late"]) == ((832, 64, 6, 6), (1024, 32, 3, 3))
     assert shapes["reach"] == (2, 126)
     assert shapes["frame_boundary"] == (2, 256)
     assert made.num_classes() == 20
@@ -91,11 +91,11 @@ def small():
 def test_every_parameter_learns_and_shapes_are_right(small):
     view = small(torch.randint(0, 256, (2, 3, 16, 16, 16), dtype=torch.uint8))
     assert view.logits.shape == (2, K + 1, 16 + 8 + 4)
-    assert {"early", "middle", "late", *detector.outputs(K, 32)} - view.taps.keys() == {"logits"}
+    assert {"early", "middle", "late", *_heads.outputs(K, 32)} - view.taps.keys() == {"logits"}
     assert [tuple(view.taps[f"pyramid_{i}"].shape) for i in range(3)] == [(2, 32, t, 1, 1) for t in (16, 8, 4)]
     assert view.taps["frame_boundary"].min() >= 0 and view.taps["frame_boundary"].max() <= 1
     assert (view.taps["reach"] > 0).all()
-    said = [view.logits, *(view.taps[name] for name in detector.outputs(K, 32) if name != "logits")]
+    said = [view.logits, *(view.taps[name] for name in _heads.outputs(K, 32) if name != "logits")]
     sum(s.square().mean() for s in said).backward()
     assert [name for name, p in small.named_parameters() if p.grad is None] == []
 
@@ -131,8 +131,8 @@ def test_where_it_looks():
     """Centre 10, reaching 4 and 6: start 6, end 16, length 10; a tenth outwards is at least one sample."""
     reach = torch.tensor([[[4.0, 20.0], [6.0, 20.0]]])
     centre = torch.tensor([10.0, 100.0])
-    assert detector.windows(centre, reach)[0].tolist() == [[5, 8, 14, 17], [76, 90, 110, 124]]
-    assert detector.windows(centre, reach, inclusive=True)[0].tolist() == [[5, 9, 13, 17], [76, 90, 110, 124]]
+    assert _heads.windows(centre, reach)[0].tolist() == [[5, 8, 14, 17], [76, 90, 110, 124]]
+    assert _heads.windows(centre, reach, inclusive=True)[0].tolist() == [[5, 9, 13, 17], [76, 90, 110, 124]]
 
 
 def test_weights_of_a_recognition_network_go_into_the_backbone(tmp_path, small):

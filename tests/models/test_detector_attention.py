@@ -11,8 +11,8 @@ from vidkd.errors import ConfigError, DataError
 from vidkd.methods import generative_attention as ga
 from vidkd.methods._cvae import CVAE
 from vidkd.models import attention, cost, weights
+from vidkd.models._heads import Lateral
 from vidkd.models.attention import AttentionSection, GapHead, ParityHead, reweight
-from vidkd.models.detector import Lateral
 from vidkd.taps import Frozen
 from vidkd.types import ClipBatch
 

@@ -80,7 +80,7 @@ def test_e1_any_number_of_processes_scores_alike(make, root, monkeypatch, clip_c
 
             monkeypatch.setattr(evaluation, "gather_objects", gather)
             with pytest.raises(Gathered) as caught:
-                evaluation.score({"student": student}, task, how, part, torch.device("cpu"))
+                evaluation.score({"student": student}, task.keep, how, part, torch.device("cpu"))
             sent.append(caught.value.args[0])
         monkeypatch.setattr(evaluation, "gather_objects", lambda rows: sent)
         return evaluation._once_each(sent[0], part)
@@ -235,5 +235,5 @@ def test_a_network_that_trains_is_scored_in_eval_mode(make, root):
     network = Watched()
     network.train()
     task = distiller.build_task(run, data_set.classes)
-    evaluation.score({"student": network}, task, run, data_set.part("split1", "test"), torch.device("cpu"))
+    evaluation.score({"student": network}, task.keep, run, data_set.part("split1", "test"), torch.device("cpu"))
     assert seen and not any(seen)

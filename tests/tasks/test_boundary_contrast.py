@@ -199,9 +199,12 @@ class TestBackground:
                 ConfigError, match=r"needs an attention in both .*\{head: gap, taps: \[middle, late\]\}"
             ):
                 task.asks(made)
-        with pytest.raises(ConfigError, match="needs an attention in both maps of a detector"):
-            task.asks(models.build("tiny4", 2))
-        make().asks(models.build("tiny4", 2))
+        make().asks(models.build("detector", 2, **SMALL))
+
+    @pytest.mark.parametrize("background", [False, True])
+    def test_a_network_that_does_not_detect_is_refused_before_anything_is_trained(self, make, background):
+        with pytest.raises(ConfigError, match="needs a network that detects"):
+            make(background=background).asks(models.build("tiny4", 2))
 
     def test_both_terms_are_learned(self, make):
         """From the weights of the configuration on: 35 and 0.1."""

@@ -12,6 +12,7 @@ from vidkd.errors import ConfigError, DataError
 from vidkd.tasks import detection
 from vidkd.tasks._base import Scored
 from vidkd.tasks._detection_figures import thresholds
+from vidkd.tasks._detection_file import usual_tiou
 from vidkd.types import Segments, Shown, View
 
 CLASSES = ("001", "jump", "run, fast")
@@ -113,9 +114,13 @@ class TestFigures:
 
 
 class TestMistakes:
-    @pytest.mark.parametrize("said", ["", "0.5:0.7", "0.7:0.1:0.5", "0:0.1:0.5", "a", "0.3:0:0.7", "0.5:0.1:1.2"])
+    @pytest.mark.parametrize(
+        "said",
+        ["", "0.5:0.7", "0.7:0.1:0.5", "0:0.1:0.5", "a", "0.3:0:0.7", "0.5:0.1:1.2", "0.1:1e-9:0.5", "0.1:nan:0.5",
+         "0.3:0.3:0.7"],
+    )  # fmt: skip
     def test_lists_of_thresholds(self, said):
-        with pytest.raises(ConfigError, match="must be START:STEP:STOP"):
+        with pytest.raises(ConfigError, match=r"must be START:STEP:STOP|do not come to 0\.7"):
             thresholds(said)
         with pytest.raises((ValidationError, ConfigError)):
             detection.Config(kind="detection", tiou=(said,))
@@ -128,6 +133,10 @@ class TestMistakes:
     def test_a_network_that_does_not_detect(self, make):
         with pytest.raises(ConfigError, match="needs a network that detects"):
             make().keep(View(torch.zeros(1, 4), {}), {"span_s": torch.zeros(1, 2)})
+
+    def test_a_data_set_without_segments(self, tmp_path):
+        with pytest.raises(DataError, match=r"no segments\.csv, which the task detection learns from"):
+            detection.Task(detection.Config(kind="detection"), CLASSES, tmp_path)
 
     def test_segments_of_a_class_that_is_none(self, tmp_path):
         annotations.write(tmp_path / "segments.csv", Segments.of([("u", 0, 1, "cook")]))
@@ -154,19 +163,29 @@ class TestScore:
 
     def test_the_sample_of_activitynet(self, shared, capsys):
         folder = shared / "annotations" / "activitynet"
-        told = ["--annotations", folder / "anet_anno_action.json", "--tiou", "0.5:0.05:0.95"]
+        told = ["--annotations", folder / "anet_anno_action.json"]
         assert self.run(folder / "sample_detection_prediction.json", *told) == 2
         assert "say which subset: testing, training, validation" in capsys.readouterr().err
         assert self.run(folder / "sample_detection_prediction.json", *told, "--subset", "validation") == 0
-        assert "n_videos             4728" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "n_videos             4728" in said and "tiou                 0.5:0.05:0.95" in said
+        thumos = annotations.read(folder.parent / "thumos14" / "thumos_gt.json")
+        assert usual_tiou(thumos) == ("0.3:0.1:0.7", "0.1:0.1:0.5")
 
     def test_mistakes(self, tmp_path, capsys):
         annotations.write(tmp_path / "a.csv", Segments.of([("v", 0, 10, "c")]))
         annotations.write(tmp_path / "p.csv", Segments.of([("v", 0, 10, "d", 1)], scored=True))
+        annotations.write(tmp_path / "empty.csv", Segments.of([]))
+        annotations.write(tmp_path / "w.csv", Segments.of([("w", 0, 10, "d")]))
         for told, message in (
             (["--annotations", tmp_path / "a.csv"], "'d' is no class of"),
             (["--annotations", tmp_path / "none.csv"], "none.csv: cannot be read"),
             (["--annotations", tmp_path / "a.csv", "--tiou", "half"], "must be START:STEP:STOP"),
+            (["--annotations", tmp_path / "empty.csv"], "empty.csv: holds no action to be detected"),
+            (["--annotations", tmp_path / "a.csv", "--json", tmp_path / "p.csv"], "p.csv: is read; what is written"),
+            (["--annotations", tmp_path / "a.csv", "--json", tmp_path / "a.csv"], "a.csv: is read; what is written"),
+            (["--annotations", tmp_path / "a.csv", "--json", tmp_path], "cannot be written there: a folder"),
+            (["--annotations", tmp_path / "w.csv"], "'v', and none of its videos, is one of"),
             (["--task", "detection"], "say --annotations FILE"),
             (["--task", "detection", "--stream", tmp_path / "a.csv"], "joined before they are decoded"),
             ([], "not the predictions of a recognition run"),

@@ -261,3 +261,12 @@ class TestAnswers:
         ragged = Scored(["u", "v"], torch.tensor([0, 1]), {"logits": [torch.zeros(2, 7), torch.zeros(3, 7)]})
         with pytest.raises(DataError, match=r"data\.windows=null"):
             task_of(AWKWARD).results(ragged)
+
+
+def test_a_detector_is_refused_before_anything_is_trained():
+    from vidkd import models
+
+    detects = models.build("detector", 4, backbone="tiny4", frames=16, size_px=16, width=32, levels=3)
+    with pytest.raises(ConfigError, match="needs one answer a clip; detector detects"):
+        task_of().asks(detects)
+    task_of().asks(models.build("tiny4", 4))

@@ -49,6 +49,7 @@ class BaseTask(Generic[C]):
 
     primary = "loss"  # the figure that picks the best checkpoint and heads a table; higher is better
     title = "loss"  # what people call it
+    not_fused = "this task does not join several networks"  # "" where `undecided` and `fused` do
     text: tuple[str, ...] = ("video",)  # the columns of its predictions that hold no numbers, even where they look so
 
     def __init__(self, config: C, classes: tuple[str, ...], root: Path | None = None) -> None:
@@ -104,6 +105,16 @@ class BaseTask(Generic[C]):
 
     def keep(self, view: View, extra: dict[str, Tensor]) -> dict[str, Tensor]:
         """What evaluation keeps of one batch of views, whose `truth` is `extra`: name -> [B, ...]."""
+        raise NotImplementedError
+
+    def undecided(self, view: View, extra: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What evaluation keeps instead where several networks are to answer as one: what `fused` needs, name ->
+        [B, ...]."""
+        raise NotImplementedError
+
+    def fused(self, streams: Sequence[Scored]) -> Scored:
+        """What `keep` would have kept of the joint answers of several networks, each given as what `undecided` kept of
+        the same videos; of a single one, of its own."""
         raise NotImplementedError
 
     def results(self, scored: Scored) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidkd.models import detector
 from vidkd.models._boundary import boundary_max_pool
+from vidkd.models._heads import windows
 
 MARGIN = 1.0
 OF_BRANCHES = 0.1  # the weight of each branch's features beside those of the frames
@@ -82,7 +82,7 @@ def triplet_loss(frame: Tensor, level: Tensor, cuts: Tensor) -> Tensor:
 def _triplet(features: Tensor, spans: Tensor, inclusive: bool) -> Tensor:
     """features [B, C, T] with the channels of starts first; spans [B, 3, 2] in samples of T."""
     reach = torch.stack([-spans[..., 0], spans[..., 1]], dim=1)
-    where = detector.windows(torch.zeros(3, device=spans.device), reach, inclusive)
+    where = windows(torch.zeros(3, device=spans.device), reach, inclusive)
     starts, ends = boundary_max_pool(features.float(), where).chunk(2, dim=1)
     return F.triplet_margin_loss(ends[..., 0], starts[..., 1], starts[..., 2], margin=MARGIN)
 

@@ -11,6 +11,8 @@ from vidkd import average_precision as ap
 from vidkd.errors import ConfigError
 from vidkd.types import Segments
 
+TIOU = ("0.3:0.1:0.7", "0.1:0.1:0.5")  # THUMOS14's usual list, and the one of the generative distillation paper's code
+MOST_THRESHOLDS = 100  # of one list
 PROPOSALS = (1, 5, 10, 50, 100)  # AR@AN
 RECALL_TIOU = "0.5:0.05:0.95"  # over which AR is averaged, as ActivityNet does
 SEED = 0  # of the bootstrap
@@ -21,11 +23,16 @@ def thresholds(text: str) -> list[float]:
     try:
         parts = [float(part) for part in text.split(":")]
         start, step, stop = parts if len(parts) == 3 else (parts[0], 1.0, parts[0])
-        found = [round(start + i * step, 6) for i in range(round((stop - start) / step) + 1)]
+        steps = round((stop - start) / step)
+        found = [round(start + i * step, 6) for i in range(steps + 1)] if steps < MOST_THRESHOLDS else []
     except (ValueError, ZeroDivisionError, OverflowError):
         found = []
     if not found or len(text.split(":")) not in (1, 3) or not all(0 < t <= 1 for t in found) or found != sorted(found):
-        raise ConfigError(f"tIoU {text!r}: must be START:STEP:STOP or one number, all above 0 and up to 1")
+        raise ConfigError(
+            f"tIoU {text!r}: must be START:STEP:STOP or one number, all above 0 and up to 1, {MOST_THRESHOLDS} at most"
+        )
+    if abs(found[-1] - stop) > 1e-6:
+        raise ConfigError(f"tIoU {text!r}: steps of {step:g} from {start:g} on do not come to {stop:g}")
     return found
 
 

@@ -1,17 +1,59 @@
-"""From what a detector says of windows to detections in a video: scores, windows put together, soft-NMS."""
+"""From what a detector says of windows to detections in a video: what several say together, scores, windows put
+together, soft-NMS."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vidkd.errors import ConfigError
 from vidkd.tasks._detection_losses import centres, level_sizes, refined_segments
+from vidkd.types import View
 
 Floats = NDArray[np.float64]
 NEEDED = ("logits", "coarse_logits", "reach", "refinement", "quality", "frame_boundary", "level_boundary")
 FLOOR = 0.001  # a score that soft-NMS has pushed below this is no detection any more
+
+
+def check(taps: Container[str]) -> None:
+    """ConfigError if these are no taps of a detector."""
+    if "level_boundary" not in taps:
+        raise ConfigError("the task detection needs a network that detects: name: detector, options: {backbone: ...}")
+
+
+def heads(view: View) -> dict[str, Tensor]:
+    """What the heads of a detector said, its logits among it. ConfigError if the network is none."""
+    check(view.taps)
+    return {"logits": view.logits, **view.taps}
+
+
+def keep(view: View, span_s: Tensor) -> dict[str, Tensor]:
+    """What a detector says of windows from span_s[:, 0] to span_s[:, 1] seconds: `segments` [B, L, 2] in seconds and
+    `scores` [B, L, K]."""
+    segments, scores = decode(heads(view))
+    return {"segments": in_seconds(segments.cpu(), span_s), "scores": scores.cpu()}
+
+
+def said_of(view: View) -> View:
+    """Of what a detector answers, what detections are made of, on the CPU."""
+    said = {name: tap.cpu() for name, tap in heads(view).items() if name in NEEDED}
+    return View(said.pop("logits"), said)
+
+
+def fused(views: Sequence[View]) -> View:
+    """What several detectors (an RGB and a flow stream) say together of the same windows: the mean of each raw answer,
+    before anything is decoded, as AFSD's code does. ConfigError if they have other locations or classes."""
+    every = [heads(view) for view in views]
+    mean = {}
+    for name, first in every[0].items():
+        answers = [said[name] for said in every]
+        if any(answer.shape != first.shape for answer in answers):
+            shapes = " and ".join(str(list(answer.shape[1:])) for answer in answers)
+            raise ConfigError(f"detectors to be fused need the same frames, levels and classes; {name}: {shapes}")
+        mean[name] = torch.stack([answer.float() for answer in answers]).mean(dim=0)
+    return View(mean.pop("logits"), mean)
 
 
 def decode(said: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ The truth is segments.csv in the prepared data set (annotations.py), in seconds.
 (models/detector.py), which sees windows that slide over a video; what it says of all of them is put together.
 """
 
-import argparse
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,15 +21,22 @@ from vidkd.models import detector
 from vidkd.taps import Tapped
 from vidkd.tasks import _boundary_contrast, _detection_losses, _detections
 from vidkd.tasks._base import Answers, BaseTask, Scored, TaskSection
-from vidkd.tasks._detection_figures import Truth, figures, matched, thresholds
+from vidkd.tasks._detection_figures import TIOU, Truth, figures, matched, thresholds
+from vidkd.tasks._detection_file import ASKS_FOR, add_score_arguments, class_line, score_file
 from vidkd.tasks._detection_losses import ClassOver
+from vidkd.tasks._detections import fused, keep, said_of
 from vidkd.types import ALTERED, ClipBatch, Segments, Shown, View
+
+# what the commands find in the module of a task
+__all__ = [
+    "ASKS_FOR", "Config", "Task", "add_score_arguments", "class_line", "events", "fused", "keep", "said_of",
+    "score_file",
+]  # fmt: skip
 
 SEGMENTS = "segments.csv"
 UNSURE = "ambiguous.csv"  # beside it, where there are any: neither an action nor surely background
 COLUMNS = ("video", "start_s", "end_s", "label", "score")
-TIOU = ("0.3:0.1:0.7", "0.1:0.1:0.5")  # THUMOS14's usual list, and the one of the generative distillation paper's code
-ASKS_FOR = "annotations"  # the option of vidkd.score that says a file holds detections
+SAME_S = 0.01  # windows of two streams that begin and end so close together are one
 TOUCH_S = 1e-6  # an action that ends with a window lies inside it, whatever rounding says
 
 
@@ -67,12 +73,16 @@ class Config(TaskSection):
 
 
 class Task(BaseTask[Config]):
-    primary, title, text = "map", "mAP", ("video", "label")
+    primary, title, text, not_fused = "map", "mAP", ("video", "label"), ""
 
     def __init__(self, config: Config, classes: tuple[str, ...], root: Path | None = None) -> None:
         super().__init__(config, classes)
         assert root is not None, "detection needs the prepared data set that its segments lie in"
         self.path = root / SEGMENTS
+        if not self.path.is_file():
+            raise DataError(
+                f"{root}: no {SEGMENTS}, which the task detection learns from; python -m data_prep segments"
+            )
         self.said = annotations.read(self.path)
         number = {name: k for k, name in enumerate(classes)}
         if foreign := sorted(set(self.said.actions.label) - set(classes)):
@@ -118,6 +128,7 @@ class Task(BaseTask[Config]):
         return [*_detection_losses.TERMS, *(name for name, wanted in more.items() if wanted)]
 
     def asks(self, student: Tapped) -> None:
+        _detections.check(student.taps)
         if self.config.background:
             detector.answer_to_background(student)
 
@@ -137,7 +148,7 @@ class Task(BaseTask[Config]):
 
     def losses(self, batch: ClipBatch, student: View) -> dict[str, Tensor]:
         segments, classes = batch.extra["segments"], batch.extra["classes"]
-        config, said = self.config, _said(student)
+        config, said = self.config, _detections.heads(student)
         terms = _detection_losses.losses(
             said, segments, classes, config.refined_from, config.pooled_boundaries, config.class_over
         )
@@ -151,7 +162,7 @@ class Task(BaseTask[Config]):
 
     def right(self, batch: ClipBatch, view: View) -> Tensor:
         """Clips with an action: whether most of its locations name its class before the other classes."""
-        said = _said(view)
+        said = _detections.heads(view)
         sizes = _detection_losses.level_sizes(said["level_boundary"].shape[2], view.logits.shape[2])
         centre = _detection_losses.centres(sizes, view.logits.device)
         own = _detection_losses.assign(batch.extra["segments"], batch.extra["classes"], centre)
@@ -161,6 +172,32 @@ class Task(BaseTask[Config]):
 
     def keep(self, view: View, extra: dict[str, Tensor]) -> dict[str, Tensor]:
         return keep(view, extra["span_s"])
+
+    def undecided(self, view: View, extra: dict[str, Tensor]) -> dict[str, Tensor]:
+        said = said_of(view)
+        return {"logits": said.logits, **said.taps, "span_s": extra["span_s"]}
+
+    def fused(self, streams: Sequence[Scored]) -> Scored:
+        """The mean of each raw answer to each window, decoded (`_detections.fused`). DataError if the networks saw
+        other videos, or other windows of one."""
+        first = streams[0]
+        if any(stream.ids != first.ids for stream in streams):
+            every = [set(stream.ids) for stream in streams]
+            alone = sorted(set.union(*every) - set.intersection(*every))
+            raise DataError(
+                f"streams of other videos cannot be joined; {(alone or first.ids)[0]!r} is not in all, or elsewhere"
+            )
+        kept: list[dict[str, Tensor]] = []
+        for i, video in enumerate(first.ids):
+            said = [{name: column[i] for name, column in stream.kept.items()} for stream in streams]
+            span_s = [own.pop("span_s") for own in said]
+            if any(own.shape != span_s[0].shape or (own - span_s[0]).abs().max() > SAME_S for own in span_s):
+                raise DataError(
+                    f"{video}: the streams saw other windows of it; data.fps, data.clip and data.windows must agree, "
+                    "and both data sets hold the same seconds of it"
+                )
+            kept.append(keep(fused([View(own.pop("logits"), own) for own in said]), span_s[0]))
+        return Scored(first.ids, first.label, {name: [own[name] for own in kept] for name in kept[0]})
 
     def results(self, scored: Scored) -> dict[str, Any]:
         return figures(self._truth(scored.ids), self._found(scored), self.config.tiou, self.config.bootstrap)
@@ -238,77 +275,8 @@ class Task(BaseTask[Config]):
         return self._last[1]
 
 
-def keep(view: View, span_s: Tensor) -> dict[str, Tensor]:
-    """What a detector says of windows from span_s[:, 0] to span_s[:, 1] seconds: `segments` [B, L, 2] in seconds and
-    `scores` [B, L, K]."""
-    segments, scores = _detections.decode(_said(view))
-    return {"segments": _detections.in_seconds(segments.cpu(), span_s), "scores": scores.cpu()}
-
-
-def said_of(view: View) -> View:
-    """Of what a detector answers, what detections are made of, on the CPU."""
-    said = {name: tap.cpu() for name, tap in _said(view).items() if name in _detections.NEEDED}
-    return View(said.pop("logits"), said)
-
-
-def fused(views: Sequence[View]) -> View:
-    """What several detectors (an RGB and a flow stream) say together of the same windows: the mean of each raw answer,
-    before anything is decoded, as AFSD's code does. ConfigError if they have other locations or classes."""
-    every = [_said(view) for view in views]
-    mean = {}
-    for name, first in every[0].items():
-        answers = [said[name] for said in every]
-        if any(answer.shape != first.shape for answer in answers):
-            shapes = " and ".join(str(list(answer.shape[1:])) for answer in answers)
-            raise ConfigError(f"detectors to be fused need the same frames, levels and classes; {name}: {shapes}")
-        mean[name] = torch.stack([answer.float() for answer in answers]).mean(dim=0)
-    return View(mean.pop("logits"), mean)
-
-
 def events(kept: dict[str, Tensor], config: Config, classes: tuple[str, ...]) -> list[tuple[float, float, str, float]]:
     """(start_s, end_s, class, score) of what was kept of all windows of one video, by falling score."""
     found = _detections.of_video(kept["segments"], kept["scores"], config.sigma, config.threshold, config.most)
     segments, label, score = (column.tolist() for column in found)
     return [(start, end, classes[k], s) for (start, end), k, s in zip(segments, label, score, strict=True)]
-
-
-def _said(view: View) -> dict[str, Tensor]:
-    """What the heads of a detector said. ConfigError if the network is none."""
-    if "level_boundary" not in view.taps:
-        raise ConfigError("the task detection needs a network that detects: name: detector, options: {backbone: ...}")
-    return {"logits": view.logits, **view.taps}
-
-
-def add_score_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--annotations", type=Path, metavar="FILE", help="score detections against it (.csv or .json)")
-    parser.add_argument(
-        "--tiou", action="append", metavar="START:STEP:STOP", help=f"thresholds; may come twice ({' and '.join(TIOU)})"
-    )
-    parser.add_argument("--subset", help="of the annotations, where there are several")
-
-
-def score_file(path: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The figures of the detections in `path` against options.annotations, whoever made them."""
-    if getattr(options, "stream", None):
-        raise ConfigError(
-            "--stream joins the answers of recognition; those of detectors are joined before they are decoded: "
-            "python -m vidkd.predict VIDEO --model RGB --model FLOW"
-        )
-    if options.annotations is None:
-        raise ConfigError("detections are scored against annotations: say --annotations FILE")
-    tiou = options.tiou or TIOU
-    for each in tiou:
-        thresholds(each)
-    said = annotations.read(options.annotations).only(options.subset, options.annotations)
-    found = annotations.read_detections(path)
-    classes = tuple(sorted(set(said.actions.label)))
-    if foreign := sorted(set(found.label[np.isin(found.video, list(said.subset))]) - set(classes)):
-        raise DataError(f"{path}: {foreign[0]!r} is no class of {options.annotations}")
-    truth = Truth(said.actions, sorted(said.subset), classes)
-    result = figures(truth, found, tiou, options.bootstrap)
-    return result | {"annotations_checksum": said.checksum, "subset": options.subset or "all"}
-
-
-def class_line(row: dict[str, Any]) -> str:
-    area = "  none" if row["ap"] is None else f"{row['ap']:6.1%}"
-    return f"{area}  {row['n']:5}  {row['class']}"

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vidkd import metrics, predictions_file
 from vidkd.errors import ConfigError, DataError
+from vidkd.taps import Tapped
 from vidkd.tasks._base import Answers, BaseTask, Scored, TaskSection
 from vidkd.types import ClipBatch, View
 
@@ -36,9 +37,16 @@ class Config(TaskSection):
 
 class Task(BaseTask[Config]):
     primary, title, text = "top1", "top-1", TEXT
+    not_fused = "recognition joins predictions: python -m vidkd.score RGB.csv --stream FLOW.csv"
 
     def terms(self) -> list[str]:
         return ["label"]
+
+    def asks(self, student: Tapped) -> None:
+        if "level_boundary" in student.taps:
+            raise ConfigError(
+                f"the task recognition needs one answer a clip; {student.name} detects: task.kind=detection"
+            )
 
     def losses(self, batch: ClipBatch, student: View) -> dict[str, Tensor]:
         target = batch.label if batch.target is None else batch.target.float()
