@@ -88,7 +88,7 @@ class Log:
         path = self.out / "metrics.jsonl"
         if unreadable := _truncate(path, first_step, scored):
             self.say(f"{path}: {unreadable} lines cannot be read any more and are left out")
-        self._file = path.open("a", encoding="utf-8")
+        self._file = open(path, "a", encoding="utf-8", opener=checkpoint.opener)  # noqa: SIM115
         if self.run.log.tensorboard:
             self._trackers.append(Tracking(_tensorboard(self.out, first_step), self.say))
         if self.run.log.wandb != "off":
@@ -164,6 +164,8 @@ def _truncate(path: Path, first_step: int, scored: int) -> int:
     if not path.exists():
         return 0
     kept, unreadable = [], 0
+    if not path.is_file():
+        raise DataError(f"{path}: is no file; remove it")  # who opens a pipe waits for ever
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for place, line in enumerate(lines, start=1):
         try:

@@ -12,11 +12,10 @@ import pyarrow.csv
 import torch
 from torch import nn
 
-from vidkd import checkpoint, config_file, evaluation
+from vidkd import checkpoint, config_file, distributed, evaluation
 from vidkd.config import Run
 from vidkd.data import clips
 from vidkd.data.index import Index
-from vidkd.distributed import rank
 from vidkd.models import attention
 from vidkd.taps import Frozen, Tapped
 from vidkd.tasks._base import BaseTask, Scored
@@ -62,7 +61,8 @@ def evaluate(
     if teacher is not None:
         results["agreement"] = task.agreement(scores["teacher"], scores["student"])
     results["environment"] = evaluation.environment()
-    if rank() == 0:
+
+    def write() -> None:
         results["environment"]["decoded_by"] = evaluation.decoded_by(part, run.data.decoder)
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.json").unlink(missing_ok=True)  # of another evaluation, whose predictions are replaced now
@@ -70,6 +70,8 @@ def evaluate(
         for who in networks:
             write_predictions(out / f"{who}_predictions.csv", task, scores[who])
         checkpoint.write_atomic(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+
+    distributed.on_first(write)
     return results
 
 

@@ -156,8 +156,8 @@ def test_a4_a_checkpoint_holds_everything_that_the_loop_remembers(make):
     values = {"step": 3, "best_value": 0.25, "scored": 2, "seconds": 7.5, "refused": 4, "left_out": 6,
               "left_out_in_a_row": 5, "unreadable": Unreadable(2, 1, ["a"]), "best": {"x": torch.ones(2)},
               "best_kept": {"y": torch.ones(3)}}  # fmt: skip
-    # Tensors that other tests compare; what `step` says; what a start of the run waited for
-    elsewhere = {"trainee", "optimizers", "ema", "saved", "verdict"}
+    # Tensors that other tests compare; what `step` says; what a start of the run waited for; what is compared
+    elsewhere = {"trainee", "optimizers", "ema", "saved", "verdict", "inputs"}
     assert values.keys() | elsewhere == {field.name for field in dataclasses.fields(trained.Trained)}
     for name, value in values.items():
         setattr(before, name, value)
@@ -167,6 +167,37 @@ def test_a4_a_checkpoint_holds_everything_that_the_loop_remembers(make):
     for name, value in values.items():
         assert getattr(after, name) == value if not isinstance(value, dict) else getattr(after, name).keys()
     assert after.saved == 3
+
+
+def test_a4_the_scale_of_fp16_is_restored_or_missed(make):
+    run, accelerator = make("run"), Accelerator(cpu=True)
+    run.out_dir.mkdir()
+    (run.out_dir / run_dir.MARK).touch()
+    state, log = trained.prepare(run, accelerator, distiller.build(run, 4)[0]), Log(run, run.out_dir, main=False)
+    for step, scaler in ((1, torch.amp.GradScaler("cpu", init_scale=8.0)), (2, None)):
+        state.step, accelerator.scaler = step, scaler
+        trained.save(run, accelerator, state)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    with pytest.raises(DataError, match="step00000002: does not fit this run: 'scaler'"):
+        trained.resume(run, accelerator, state, log)
+    trained.resume(run, accelerator, state, log, str(trained.checkpoints(run) / "step00000001"))
+    assert accelerator.scaler.get_scale() == 8.0
+
+
+def held(run, resume):
+    raise ConfigError(f"{run.out_dir}: in use by somebody")
+
+
+def held_on_first() -> None:
+    run_dir.claim = held
+
+
+def test_a8_what_the_first_process_refuses_all_say(root, tmp_path):
+    """None of them waits for the first one in vain, and none ends with an account of a connection that was lost."""
+    both = runs.ranks(root, tmp_path / "run", 2, base=SMALL, before=held_on_first)
+    assert [rank.end(60) for rank in both] == [2, 2], both[0].said() + both[1].said()
+    for rank in both:
+        assert "in use by somebody" in rank.said() and "Traceback" not in rank.said()
 
 
 def test_a8_processes_that_were_started_otherwise_than_the_first_are_refused(make, monkeypatch):
