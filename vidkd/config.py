@@ -25,7 +25,7 @@ from vidkd.taps import Listen
 from vidkd.tasks._base import TaskSection
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, le=10**6)]  # more of anything is a mistake, and would take all memory
 
 
 class Degrade(Section):

@@ -89,6 +89,11 @@ def on_first(do: Callable[[], T]) -> T | None:
     return together(do if rank() == 0 else lambda: None)
 
 
+def from_first(do: Callable[[], T]) -> T:
+    """What `do()` gives the first process, on all: on a network disk another may not see the same yet."""
+    return gather_objects(on_first(do))[0]
+
+
 def barrier() -> None:
     if world_size() > 1:
         dist.barrier()

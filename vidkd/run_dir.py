@@ -15,10 +15,10 @@ from vidkd.config import Run
 from vidkd.distributed import gather_objects
 from vidkd.errors import ConfigError, DataError
 
-# What may differ between two starts of one run: it decides how fast and how loudly, not what.
+# What may differ between two starts of one run: it decides how fast, how loudly and when it gives up, not what it is.
 FREE = ("out", "log", "train.processes", "train.threads", "train.log_every_steps", "train.save_every",
-        "train.eval_batch_size", "train.grace_s", "data.workers", "data.timeout_s", "teacher.allow_weak",
-        "teacher.preflight_clips")  # fmt: skip
+        "train.eval_batch_size", "train.grace_s", "train.max_nonfinite", "data.workers", "data.timeout_s",
+        "data.max_bad_fraction", "teacher.allow_weak", "teacher.preflight_clips")  # fmt: skip
 MARK = ".vidkd-run"  # only a folder that holds it is ever cleared; it says `saved` once a checkpoint was published
 OURS = ("config.yaml", "inputs.json", "metrics.jsonl", "results.json", "student.safetensors", "methods.safetensors",
         "MODEL_CARD.md", "classes.txt", "student_predictions.csv", "teacher_predictions.csv",

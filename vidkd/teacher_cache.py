@@ -140,7 +140,7 @@ def _builder(folder: Path) -> Iterator[None]:
     """One run builds at a time; another that wants the same cache waits here, then finds it built."""
     with (folder / ".lock").open("a") as lock:
         # all ask: none waits for another in a collective
-        while not gather_objects(distributed.on_first(lambda: run_dir.locked(lock)))[0]:
+        while not distributed.from_first(lambda: run_dir.locked(lock)):
             time.sleep(POLL_S)
         yield
 

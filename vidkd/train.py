@@ -91,7 +91,7 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     if resume != "never":
         distributed.on_first(lambda: run_dir.same_inputs(run.out_dir, sums))
     run_dir.shared(run.out_dir)
-    if resume != "never" and stop is None and (done := run_dir.finished(run.out_dir)):
+    if resume != "never" and stop is None and (done := distributed.from_first(lambda: run_dir.finished(run.out_dir))):
         return done
     torch.manual_seed(run.seed)
     trainee, teacher, accounts = distiller.build(run, len(data_set.classes))

@@ -1,6 +1,7 @@
 """What a run is made of while it trains, and how it is saved and restored."""
 
 import math
+import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -20,13 +21,16 @@ from vidkd.data import decode
 from vidkd.data.index import Index, Part
 from vidkd.data.loading import Unreadable
 from vidkd.distiller import Trainee
-from vidkd.distributed import gather_objects
 from vidkd.errors import ConfigError, DataError, VidkdError
 from vidkd.log import Log
 from vidkd.models import weights
 from vidkd.section import in_steps
 from vidkd.taps import Tapped
 
+# With which the libraries below torch compute other bits; ATEN_CPU_CAPABILITY is seen as the processor
+VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",
+             "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+             "CUBLAS_WORKSPACE_CONFIG")  # fmt: skip
 RESUME = ("auto", "never")  # or the path of a checkpoint
 COUNTS = ("refused", "left_out", "left_out_in_a_row")  # plain numbers of Trained that a checkpoint holds by their name
 
@@ -162,7 +166,7 @@ def resume(run: Run, accelerator: Accelerator, trained: Trained, log: Log, wante
 
     ConfigError if it is of another configuration, or if its data or weights are others now.
     """
-    path = gather_objects(distributed.on_first(lambda: _choose(run, log, wanted)))[0]
+    path = distributed.from_first(lambda: _choose(run, log, wanted))
     if path is None:
         return
     found = checkpoint.read(path)
@@ -190,11 +194,13 @@ def resume(run: Run, accelerator: Accelerator, trained: Trained, log: Log, wante
 def environment(accelerator: Accelerator) -> dict[str, Any]:
     """What the bits of a result depend on besides the configuration."""
     device = accelerator.device
+    said: dict[str, Any] = {**versions(), "device": device.type}
+    if variables := {name: os.environ[name] for name in VARIABLES if name in os.environ}:
+        said["variables"] = variables
     if device.type == "cuda":
-        return versions() | {"device": device.type, "processor": torch.cuda.get_device_name(device)}
+        return said | {"processor": torch.cuda.get_device_name(device)}
     # Another instruction set, or another number of threads, adds in another order.
-    processor = {"processor": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
-    return versions() | {"device": device.type} | processor
+    return said | {"processor": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
 
 
 def versions() -> dict[str, str]:
@@ -204,7 +210,7 @@ def versions() -> dict[str, str]:
 
 
 def _choose(run: Run, log: Log, wanted: str) -> Path | None:
-    """The checkpoint to resume. One process chooses for all: on a network disk another may not see the same yet."""
+    """The checkpoint to resume."""
     if wanted not in RESUME:
         return checkpoint.read(Path(wanted)).path
     found = checkpoint.newest(checkpoints(run))

@@ -133,6 +133,22 @@ def test_a9_lines_that_cannot_be_read_are_said(make, capsys):
     assert [line["step"] for line in lines(run.out_dir)] == [1, 3, 4, 5, 6]
 
 
+def test_a9_a_log_that_is_gone_is_said(make, capsys):
+    run = make("run", "methods=[]", "teacher=null")
+    train.train(run, stop=4)
+    assert "are not in it" not in capsys.readouterr().out
+    (run.out_dir / "metrics.jsonl").unlink()
+    train.train(run, stop=5)
+    assert f"{run.out_dir / 'metrics.jsonl'}: the figures of the steps up to 4 are not in it" in capsys.readouterr().out
+
+
+def test_a7_how_much_a_run_bears_may_be_changed_when_it_has_given_up(make):
+    more = ("data.max_bad_fraction=0.5", "train.max_nonfinite=20")
+    train.train(make("run", "methods=[]", "teacher=null"), stop=2)
+    train.train(make("run", "methods=[]", "teacher=null", *more), stop=3)
+    assert [line["step"] for line in lines(make("run").out_dir)] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("harm", ["empty", "no text", "a bomb", "another kind"])
 def test_a4_results_that_cannot_be_read_are_named(make, harm):
     run = make("run", "methods=[]", "teacher=null")

@@ -124,6 +124,15 @@ def test_a4_another_version_and_another_number_of_threads_are_said(root, halfway
     assert [line["step"] for line in lines(halfway.out_dir)] == list(range(1, 7))
 
 
+def test_a4_a_variable_with_which_torch_computes_otherwise_is_said(make, monkeypatch, capsys):
+    run = make("run", *PLAIN)
+    train.train(run, stop=2)
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
+    train.train(run, stop=3)
+    said = "because of another environment.variables: None there, {'ONEDNN_DEFAULT_FPMATH_MODE': 'BF16'} here"
+    assert said in capsys.readouterr().out
+
+
 def changed_state(run, change) -> Path:
     """The newest checkpoint of a run, saved again with another state."""
     found = checkpoint.newest(run.out_dir / "checkpoints")[0]
