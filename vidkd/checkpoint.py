@@ -210,11 +210,19 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
-    current = optimizer.state_dict()
-    count = sum(len(group["params"]) for group in current["param_groups"])
-    if state and max(state) >= count:
-        raise DataError(f"the checkpoint's optimiser has {max(state) + 1} parameters or more, this run's has {count}")
-    optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if state and max(state) >= len(parameters):
+        raise DataError(
+            f"the checkpoint's optimiser has {max(state) + 1} parameters or more, this run's has {len(parameters)}"
+        )
+    for index, entry in state.items():  # torch would take them, and fail in the first step, or not at all
+        for key, tensor in entry.items():
+            if tensor.ndim and tensor.shape != parameters[index].shape:
+                raise DataError(
+                    f"the checkpoint's optimiser has {key} {list(tensor.shape)} for a parameter that is "
+                    f"{list(parameters[index].shape)}"
+                )
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def write_atomic(path: Path, content: bytes) -> None:

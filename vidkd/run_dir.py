@@ -116,10 +116,11 @@ def begun(out: Path) -> bool:
 
 def changed_inputs(out: Path, inputs: dict[str, Any]) -> list[str]:
     """Which of `inputs` are not what the run in `out` was started with; none where it did not remember any."""
-    path = out / "inputs.json"
-    if not path.exists():
-        return []
-    return unlike(read_json(path, ANEW), inputs)
+    if (out / "inputs.json").exists():
+        return unlike(read_json(out / "inputs.json", ANEW), inputs)
+    newest = checkpoint.newest(out / "checkpoints")
+    there = newest[0].state.get("inputs") if newest else None
+    return unlike(there, inputs) if isinstance(there, dict) else []
 
 
 def unlike(there: dict[str, Any], inputs: dict[str, Any]) -> list[str]:

@@ -158,7 +158,7 @@ def test_a4_a_checkpoint_of_an_older_version_is_resumed_and_of_a_newer_one_refus
 
 @pytest.mark.parametrize(
     ("how", "said"),
-    [("auto", "changed since this run began"), ("forgotten", "changed since it was written"),
+    [("auto", "changed since this run began"), ("forgotten", "changed since this run began"),
      ("elsewhere", "changed since it was written")],
 )  # fmt: skip
 def test_a4_data_that_changed_between_two_starts_is_refused(make, root, tmp_path, how, said):
