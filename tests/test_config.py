@@ -48,6 +48,8 @@ def test_a_dumped_config_loads_to_an_equal_one(shipped, tmp_path):
             "train.steps: Input should be less than or equal to 1000",
         ),
         ("data.workers=100000", "data.workers: Input should be less than or equal to 1024"),
+        ("seed=9223372036854775808", "seed: Input should be less than 9223372036854775808"),
+        ("data.clip.frames=1000000000000", "data.clip.frames: Input should be less than or equal to 1000000"),
         ("data.timeout_s=1e300", "data.timeout_s: Input should be less than or equal to 1000000"),
     ],
 )

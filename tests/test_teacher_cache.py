@@ -16,7 +16,7 @@ from torch.nn.functional import cosine_similarity
 
 import tiny_set
 from conftest import CONFIGS, REPOSITORY
-from vidkd import cache, config_file, distiller, teacher_cache, teacher_store
+from vidkd import cache, config_file, distiller, distributed, teacher_cache, teacher_store
 from vidkd.data import index
 from vidkd.errors import ConfigError, DataError
 from vidkd.methods._base import BaseMethod
@@ -268,3 +268,15 @@ def test_a_cache_that_another_run_builds_is_waited_for(tmp_path, monkeypatch):
         assert release.is_set()
     other.join(60)
     assert other.exitcode == 0
+
+
+def test_b4_processes_that_build_a_cache_stay_in_step(opened, monkeypatch):
+    """One that is a little faster would be more than processes.PATIENCE_S ahead at the end of a long build."""
+    done, together, build = [], distributed.together, teacher_cache._build
+    monkeypatch.setattr(teacher_cache, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "together", lambda do: (together(do), done.append("met"))[0])
+    monkeypatch.setattr(teacher_cache, "_build", lambda *a, **k: (build(*a, **k), done.append("built"))[0])
+    with pytest.raises(DataError, match="cannot be read"):  # the other process's half
+        opened(Reads(["late"]))
+    own = done[done.index("built") :]
+    assert own == ["built", "met"] * 3

@@ -4,6 +4,7 @@ A checkpoint is a folder `step00000042` of safetensors files and a manifest.json
 of itself, written last. It is made under a `.tmp-` name and renamed: a folder without a prefix is complete.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -88,7 +89,8 @@ def _delete(path: Path) -> None:
     if path.is_symlink():  # what lies behind it is not ours
         path.unlink()
     else:
-        shutil.rmtree(path.rename(path.with_name(f".tmp-{path.name}")))
+        # What somebody reads at this moment may stay on a network disk (.nfs...): the next start of a run deletes it.
+        shutil.rmtree(path.rename(path.with_name(f".tmp-{path.name}")), ignore_errors=True)
 
 
 def _replace(final: Path, again: Path) -> None:
@@ -132,7 +134,7 @@ def newest(folder: Path) -> tuple[Saved, list[str]] | None:
 def read(path: Path) -> Saved:
     """The checkpoint in the folder `path`; DataError, naming the file, for anything in it that is not as it was."""
     try:
-        manifest = json.loads(_content(path / "manifest.json", MANIFEST_BYTES))
+        manifest = json.loads(whole_file(path / "manifest.json", MANIFEST_BYTES))
         if (stated := manifest.pop("sha256", None)) is None:
             raise DataError(f"{path / 'manifest.json'}: has no checksum of its own (was an older vidkd at work?)")
         if stated != _digest(manifest):
@@ -141,10 +143,10 @@ def read(path: Path) -> Saved:
         for name, expected in manifest["files"].items():
             if Path(name).name != name:
                 raise DataError(f"{path / 'manifest.json'}: {name!r} is no file of this folder")
-            content = _content(path / name, expected["bytes"])
-            if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
+            found = whole_file(path / name, expected["bytes"])
+            if len(found) != expected["bytes"] or hashlib.sha256(found).hexdigest() != expected["sha256"]:
                 raise DataError(f"{path / name}: its checksum is not the one in manifest.json")
-            groups[Path(name).stem] = safetensors.torch.load(content)
+            groups[Path(name).stem] = safetensors.torch.load(found)
         if (named := NAME.fullmatch(path.name)) and int(named[1]) != manifest["step"]:
             raise DataError(f"{path}: holds the checkpoint of step {manifest['step']}")
         if type(manifest["step"]) is not int or not isinstance(manifest["state"], dict) or not groups:
@@ -208,11 +210,19 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
-    current = optimizer.state_dict()
-    count = sum(len(group["params"]) for group in current["param_groups"])
-    if state and max(state) >= count:
-        raise DataError(f"the checkpoint's optimiser has {max(state) + 1} parameters or more, this run's has {count}")
-    optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if state and max(state) >= len(parameters):
+        raise DataError(
+            f"the checkpoint's optimiser has {max(state) + 1} parameters or more, this run's has {len(parameters)}"
+        )
+    for index, entry in state.items():  # torch would take them, and fail in the first step, or not at all
+        for key, tensor in entry.items():
+            if tensor.ndim and tensor.shape != parameters[index].shape:
+                raise DataError(
+                    f"the checkpoint's optimiser has {key} {list(tensor.shape)} for a parameter that is "
+                    f"{list(parameters[index].shape)}"
+                )
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -224,10 +234,13 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
+    """Make a rename inside `folder` survive a power cut, where its disk can (some network disks flush no folders)."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(handle)
 
@@ -235,6 +248,13 @@ def sync_folder(folder: Path) -> None:
 def opener(path: str, flags: int) -> int:
     """For `open`: never through a link, which somebody may have planted in a folder that others can write to."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def whole_file(path: Path, most: int) -> bytes:
+    """What a file of at most `most` bytes holds; DataError for a bigger one, and for none (a pipe never ends)."""
+    if path.exists() and (not path.is_file() or path.stat().st_size > most):
+        raise DataError(f"{path}: is no file of at most {most:,} bytes")
+    return path.read_bytes()
 
 
 def _write(path: Path, content: bytes) -> dict[str, Any]:
@@ -246,13 +266,6 @@ def _write(path: Path, content: bytes) -> dict[str, Any]:
     except OSError as error:  # of a full disk, Python does not say where
         raise OSError(error.errno, error.strerror, str(path)) from None
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _content(path: Path, most: int) -> bytes:
-    """What a file of at most `most` bytes holds; DataError for a bigger one, and for none (a pipe never ends)."""
-    if path.exists() and (not path.is_file() or path.stat().st_size > most):
-        raise DataError(f"{path}: is no file of at most {most:,} bytes")
-    return path.read_bytes()
 
 
 def _digest(manifest: dict[str, Any]) -> str:

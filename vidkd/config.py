@@ -25,7 +25,7 @@ from vidkd.taps import Listen
 from vidkd.tasks._base import TaskSection
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, le=10**6)]  # more of anything is a mistake, and would take all memory
 
 
 class Degrade(Section):
@@ -176,7 +176,9 @@ class Data(Section):
     train: str = "train"
     val: str | None = None  # a part of the same split, for choosing the best checkpoint
     test: str = "test"
-    seed: int = Field(default=0, ge=0)  # addresses clips and augmentation; run.seed addresses weights and order
+    seed: int = Field(
+        default=0, ge=0, lt=2**63
+    )  # addresses clips and augmentation; run.seed addresses weights and order
     fps: float | None = Field(default=None, gt=0)  # all videos are read at this rate; None: each at its own
     clip: ClipSpec
     short: Literal["loop", "hold"] = "loop"  # a video shorter than the span repeats, or stands still on its last frame
@@ -229,7 +231,7 @@ class Run(Section):
 
     name: str
     out: Path | None = None  # None: runs/<name>
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     task: SerializeAsAny[TaskSection]
     data: Data
     student: Student

@@ -1,10 +1,15 @@
 """The collectives this package needs. With one process each of them is the identity."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from vidkd.errors import VidkdError
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -59,6 +64,34 @@ def broadcast_state(module: nn.Module) -> None:
     if world_size() > 1:
         for tensor in module.state_dict().values():
             dist.broadcast(tensor, 0)
+
+
+def together(do: Callable[[], T]) -> T:
+    """`do()` on every process, each waiting for all; its value here.
+
+    Where it fails on one of them with what a person can mend (VidkdError, OSError), that is raised on all: none waits
+    in vain for another that has ended, and all say why.
+    """
+    if world_size() == 1:
+        return do()
+    made, mistake = None, None
+    try:
+        made = do()
+    except (VidkdError, OSError) as error:
+        mistake = error
+    if found := [other for other in gather_objects(mistake) if other is not None]:
+        raise mistake or found[0]
+    return made  # pyright: ignore[reportReturnType] - without a mistake it is what `do` returned
+
+
+def on_first(do: Callable[[], T]) -> T | None:
+    """`together`, but on the first process alone; None on the others."""
+    return together(do if rank() == 0 else lambda: None)
+
+
+def from_first(do: Callable[[], T]) -> T:
+    """What `do()` gives the first process, on all: on a network disk another may not see the same yet."""
+    return gather_objects(on_first(do))[0]
 
 
 def barrier() -> None:

@@ -86,9 +86,12 @@ class Log:
         if not self.main:
             return
         path = self.out / "metrics.jsonl"
-        if unreadable := _truncate(path, first_step, scored):
+        kept, unreadable = _truncate(path, first_step, scored)
+        if unreadable:
             self.say(f"{path}: {unreadable} lines cannot be read any more and are left out")
-        self._file = path.open("a", encoding="utf-8")
+        if not kept and first_step >= self.run.train.log_every_steps:
+            self.say(f"{path}: the figures of the steps up to {first_step} are not in it")
+        self._file = open(path, "a", encoding="utf-8", opener=checkpoint.opener)  # noqa: SIM115
         if self.run.log.tensorboard:
             self._trackers.append(Tracking(_tensorboard(self.out, first_step), self.say))
         if self.run.log.wandb != "off":
@@ -158,12 +161,14 @@ def _unwritten(name: str, error: OSError) -> DataError:
     return DataError(f"{name}: cannot be written ({error.strerror}); mend that, then run the same command again")
 
 
-def _truncate(path: Path, first_step: int, scored: int) -> int:
-    """Drop what a killed run logged after the checkpoint that is resumed, and a half-written last line; how many other
-    lines cannot be read."""
+def _truncate(path: Path, first_step: int, scored: int) -> tuple[int, int]:
+    """Drop what a killed run logged after the checkpoint that is resumed, and a half-written last line; how many lines
+    are left, and how many others cannot be read."""
     if not path.exists():
-        return 0
+        return 0, 0
     kept, unreadable = [], 0
+    if not path.is_file():
+        raise DataError(f"{path}: is no file; remove it")  # who opens a pipe waits for ever
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for place, line in enumerate(lines, start=1):
         try:
@@ -173,7 +178,7 @@ def _truncate(path: Path, first_step: int, scored: int) -> int:
         except (ValueError, LookupError, TypeError, RecursionError):
             unreadable += place < len(lines)
     checkpoint.write_atomic(path, "".join(kept).encode())
-    return unreadable
+    return len(kept), unreadable
 
 
 def _tensorboard(out: Path, first_step: int) -> Tracker:

@@ -13,11 +13,10 @@ import pyarrow.csv
 import torch
 from torch import nn
 
-from vidkd import checkpoint, config_file, evaluation
+from vidkd import checkpoint, config_file, distributed, evaluation
 from vidkd.config import Run
 from vidkd.data import clips
 from vidkd.data.index import Index, Part
-from vidkd.distributed import rank
 from vidkd.models import attention
 from vidkd.taps import Frozen, Tapped
 from vidkd.tasks._base import BaseTask, Scored
@@ -71,17 +70,22 @@ def side(task: BaseTask, scored: Scored, protocol: dict[str, Any], cost: dict[st
 def write(
     out: Path, run: Run, part: Part, task: BaseTask, results: dict[str, Any], scores: Mapping[str, Scored]
 ) -> None:
-    """config.yaml, the predictions of each of `scores`, and results.json, to which the environment is added."""
+    """config.yaml, the predictions of each of `scores`, and results.json, to which the environment is added.
+
+    The first process writes, and what it finds wrong all say.
+    """
     results["environment"] = evaluation.environment()
-    if rank() > 0:
-        return
-    results["environment"]["decoded_by"] = evaluation.decoded_by(part, run.data.decoder)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").unlink(missing_ok=True)  # of another evaluation, whose predictions are replaced now
-    checkpoint.write_atomic(out / "config.yaml", config_file.dump(run).encode())  # what was scored, and how
-    for who, scored in scores.items():
-        write_predictions(out / f"{who}_predictions.csv", task, scored)
-    checkpoint.write_atomic(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+
+    def written() -> None:
+        results["environment"]["decoded_by"] = evaluation.decoded_by(part, run.data.decoder)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "results.json").unlink(missing_ok=True)  # of another evaluation, whose predictions are replaced now
+        checkpoint.write_atomic(out / "config.yaml", config_file.dump(run).encode())  # what was scored, and how
+        for who, scored in scores.items():
+            write_predictions(out / f"{who}_predictions.csv", task, scored)
+        checkpoint.write_atomic(out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+
+    distributed.on_first(written)
 
 
 def checksum(network: Tapped) -> str:

@@ -1,5 +1,6 @@
 """A run's folder: whose it is, whether it is finished, and that only one process group writes to it."""
 
+import errno
 import fcntl
 import json
 import os
@@ -14,10 +15,10 @@ from vidkd.config import Run
 from vidkd.distributed import gather_objects
 from vidkd.errors import ConfigError, DataError
 
-# What may differ between two starts of one run: it decides how fast and how loudly, not what.
+# What may differ between two starts of one run: it decides how fast, how loudly and when it gives up, not what it is.
 FREE = ("out", "log", "train.processes", "train.threads", "train.log_every_steps", "train.save_every",
-        "train.eval_batch_size", "train.grace_s", "data.workers", "data.timeout_s", "teacher.allow_weak",
-        "teacher.preflight_clips")  # fmt: skip
+        "train.eval_batch_size", "train.grace_s", "train.max_nonfinite", "data.workers", "data.timeout_s",
+        "data.max_bad_fraction", "teacher.allow_weak", "teacher.preflight_clips")  # fmt: skip
 MARK = ".vidkd-run"  # only a folder that holds it is ever cleared; it says `saved` once a checkpoint was published
 OURS = ("config.yaml", "inputs.json", "metrics.jsonl", "results.json", "student.safetensors", "methods.safetensors",
         "MODEL_CARD.md", "classes.txt", "student_predictions.csv", "teacher_predictions.csv",
@@ -47,11 +48,9 @@ def claim(run: Run, resume: str) -> IO[str]:
         lock = open(out / ".lock", "a+", encoding="utf-8", opener=checkpoint.opener)  # noqa: SIM115
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror}); choose another folder with out=...") from None
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: loader workers would inherit it
-    except OSError:
+    if not locked(lock):
         lock.seek(0)
-        raise ConfigError(f"{out}: in use by {lock.read().strip() or 'another process'}") from None
+        raise ConfigError(f"{out}: in use by {lock.read().strip() or 'another process'}")
     lock.truncate(0)
     job = next((f", job {os.environ[name]}" for name in JOB if name in os.environ), "")
     lock.write(f"process {os.getpid()} on {socket.gethostname()}{job}\n")
@@ -82,7 +81,10 @@ def begin(run: Run, resume: str, inputs: dict[str, Any]) -> None:
     if resume == "never":
         _clear(out)
     for stale in (*out.glob(".tmp-*"), *(out / "checkpoints").glob(".tmp-*")):
-        shutil.rmtree(stale) if stale.is_dir() and not stale.is_symlink() else stale.unlink()
+        if stale.is_dir() and not stale.is_symlink():
+            shutil.rmtree(stale, ignore_errors=True)  # what another process reads may stay for now
+        else:
+            stale.unlink()
     checkpoint.write_atomic(out / "config.yaml", config_file.dump(run).encode())
     checkpoint.write_atomic(out / "inputs.json", json.dumps(inputs, indent=1).encode())
 
@@ -114,10 +116,15 @@ def begun(out: Path) -> bool:
 
 def changed_inputs(out: Path, inputs: dict[str, Any]) -> list[str]:
     """Which of `inputs` are not what the run in `out` was started with; none where it did not remember any."""
-    path = out / "inputs.json"
-    if not path.exists():
-        return []
-    there = read_json(path, ANEW)
+    if (out / "inputs.json").exists():
+        return unlike(read_json(out / "inputs.json", ANEW), inputs)
+    newest = checkpoint.newest(out / "checkpoints")
+    there = newest[0].state.get("inputs") if newest else None
+    return unlike(there, inputs) if isinstance(there, dict) else []
+
+
+def unlike(there: dict[str, Any], inputs: dict[str, Any]) -> list[str]:
+    """Which of `inputs` are not what they were `there`."""
     return sorted(key for key in inputs if there.get(key) != inputs[key])
 
 
@@ -138,18 +145,32 @@ def in_use(out: Path) -> str:
     if not (out / ".lock").exists():
         return ""
     with (out / ".lock").open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not locked(lock):
             lock.seek(0)
             return lock.read().strip() or "another process"
     return ""
 
 
+def locked(file: IO[str]) -> bool:
+    """Lock an open file for this process; False where another one holds it. ConfigError on a disk without locks."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: loader workers would inherit it
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise ConfigError(
+            f"{file.name}: cannot be locked ({error.strerror}), and nothing would keep a second process out; choose a "
+            "folder on a disk that has locks"
+        ) from None
+    return True
+
+
 def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
     """The object in a .json file. DataError, with the `remedy`, where it holds none or cannot be read."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = json.loads(checkpoint.whole_file(path, checkpoint.MANIFEST_BYTES))
+    except DataError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error}){remedy}") from None
     if not isinstance(said, dict):
@@ -211,4 +232,4 @@ def _clear(out: Path) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
     for name in OURS:
         (out / name).unlink(missing_ok=True)
-    (out / MARK).write_text("", encoding="utf-8")
+    checkpoint.write_atomic(out / MARK, b"")  # never through a link

@@ -1,7 +1,5 @@
 """The end of a step: learning rates, clipped gradients, the update; or none, if something in it is no number."""
 
-import math
-
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -26,18 +24,22 @@ def set_learning_rates(run: Run, trained: Trained) -> dict[str, float]:
 
 
 def clip(run: Run, trained: Trained, accelerator: Accelerator) -> dict[str, float]:
-    """Clip each optimiser's gradients as its section says; their norms before that."""
+    """Clip each optimiser's gradients as its section says; their norms before that.
+
+    The norm comes first: to clip an infinity to max_grad_value would hide it from the guard.
+    """
     norms = {}
     for name, optimizer in trained.optimizers.items():
         section = run.optim_methods if name == "methods" and run.optim_methods else run.optim
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         if accelerator.scaler is not None:
             accelerator.scaler.unscale_(optimizer)
+        norms[f"optim/grad_norm_{name}"] = float(nn.utils.get_total_norm(gradients))
         if section.max_grad_value is not None:
             nn.utils.clip_grad_value_(parameters, section.max_grad_value)
-        norms[f"optim/grad_norm_{name}"] = float(
-            nn.utils.clip_grad_norm_(parameters, section.max_grad_norm or math.inf)
-        )
+        if section.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, section.max_grad_norm)
     return norms
 
 

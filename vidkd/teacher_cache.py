@@ -5,25 +5,25 @@ whose runs read different taps shares one folder, `<dir>/<key>`, where key.json 
 Building can be interrupted at any moment and shared by processes (teacher_store.py has the files).
 """
 
-import fcntl
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from vidkd import checkpoint
+from vidkd import checkpoint, distributed, run_dir
 from vidkd.config import Cache, Run
 from vidkd.data import clips
 from vidkd.data.index import Index, Part
-from vidkd.distributed import barrier, gather_objects, rank, world_size
+from vidkd.distributed import gather_objects, rank, world_size
 from vidkd.errors import ConfigError, DataError
 from vidkd.methods._base import BaseMethod
 from vidkd.models import cost, weights
@@ -97,17 +97,18 @@ def open_cache(
     key = cache_key(run, index) | ({} if part.starts is None else {"fps": run.data.fps, "starts": part.starts})
     folder = section.dir / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    if rank() == 0:
-        checkpoint.write_atomic(folder / "key.json", json.dumps(key, indent=1, sort_keys=True).encode())
+    content = json.dumps(key, indent=1, sort_keys=True).encode()
+    distributed.on_first(lambda: checkpoint.write_atomic(folder / "key.json", content))
     store = Store(folder, section.dtype, len(part), section.views)
     with _builder(folder):
         missing = [unit for unit in store.units() if not all(store.has(name, *unit) for name in names)]
         missing = gather_objects(missing)[0]  # one list for all: the first process may have begun to write
         say(size(section, teacher, part, names) + f", {folder}: {len(missing)} of {len(store.units())} shards to build")
-        for i, unit in enumerate(missing):
-            if i % world_size() == rank():
-                _build(run, part, teacher, device, store, names, unit, f"teacher cache {i + 1}/{len(missing)}")
-        barrier()
+        for first in range(0, len(missing), world_size()):  # in step: the fastest waits for one shard, not for all
+            i = first + rank()
+            title = f"teacher cache {i + 1}/{len(missing)}"
+            build = partial(_build, run, part, teacher, device, store, names, title=title)
+            distributed.together(partial(build, missing[i]) if i < len(missing) else lambda: None)
     for name in names:
         store.verify(name)
     normalise = teacher.tapped.normalise if any(method.needs_input for method in methods) else None
@@ -138,17 +139,10 @@ def size(section: Cache, teacher: Frozen, part: Part, names: Sequence[str]) -> s
 def _builder(folder: Path) -> Iterator[None]:
     """One run builds at a time; another that wants the same cache waits here, then finds it built."""
     with (folder / ".lock").open("a") as lock:
-        while not gather_objects(rank() != 0 or _locked(lock))[0]:  # all ask: none waits for another in a collective
+        # all ask: none waits for another in a collective
+        while not distributed.from_first(lambda: run_dir.locked(lock)):
             time.sleep(POLL_S)
         yield
-
-
-def _locked(lock: IO[str]) -> bool:
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: loader workers would inherit it
-    except OSError:
-        return False
-    return True
 
 
 def cache_key(run: Run, index: Index) -> dict[str, Any]:

@@ -87,12 +87,11 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
 
     sums = trained.inputs(run, data_set) | task.protocol()
     run_dir.same_everywhere(run, sums, trained.versions())
-    lock = run_dir.claim(run, resume) if accelerator.is_main_process else None
-    if accelerator.is_main_process and resume != "never":
-        run_dir.same_inputs(run.out_dir, sums)
-    distributed.barrier()
+    lock = distributed.on_first(lambda: run_dir.claim(run, resume))
+    if resume != "never":
+        distributed.on_first(lambda: run_dir.same_inputs(run.out_dir, sums))
     run_dir.shared(run.out_dir)
-    if resume != "never" and stop is None and (done := run_dir.finished(run.out_dir)):
+    if resume != "never" and stop is None and (done := distributed.from_first(lambda: run_dir.finished(run.out_dir))):
         return done
     torch.manual_seed(run.seed)
     trainee, teacher, accounts = distiller.build(run, len(data_set.classes))
@@ -101,6 +100,7 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
     distiller.check_weights(run, trainee, task)
     task.asks(trainee.student)
     state = trained.prepare(run, accelerator, trainee)
+    state.inputs = sums
     log = Log(run, run.out_dir, accelerator.is_main_process)
     if accelerator.device.type == "cpu" and run.train.mixed_precision != "no":
         log.say(
@@ -119,11 +119,9 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
                 run, data_set, part, teacher, trainee.each_method(), accelerator.device, log.say
             )
             log.say(guide.verdict)
-    if accelerator.is_main_process:  # nothing more can be wrong with the run: now an earlier one may be deleted
-        trained.check_space(run, state)
-        run_dir.begin(run, resume, sums)
-        trained.check_grace(run, state, log)
-    distributed.barrier()
+    distributed.on_first(lambda: trained.check_space(run, state))
+    distributed.on_first(lambda: run_dir.begin(run, resume, sums))  # nothing more can be wrong with the run
+    distributed.on_first(lambda: trained.check_grace(run, state, log))
     with closing(log):
         trainer.train(run, accelerator, state, guide, task, part, val, log, resume, stop)
     if stop is not None:
@@ -136,10 +134,8 @@ def train(run: Run, resume: str = "auto", stop: int | None = None) -> dict[str, 
         run, data_set, run.data.test, task, student, teacher, run.out_dir,
         training_s=state.seconds, bottleneck=state.verdict,
     )  # fmt: skip
-    if accelerator.is_main_process:
-        trained.save_kept(run, state)
-        export.save_student(run.out_dir, student, run, data_set.classes, outcome)
-    distributed.barrier()
+    distributed.on_first(lambda: trained.save_kept(run, state))
+    distributed.on_first(lambda: export.save_student(run.out_dir, student, run, data_set.classes, outcome))
     del lock
     return outcome
 

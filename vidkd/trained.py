@@ -1,6 +1,7 @@
 """What a run is made of while it trains, and how it is saved and restored."""
 
 import math
+import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -20,13 +21,16 @@ from vidkd.data import decode
 from vidkd.data.index import Index, Part
 from vidkd.data.loading import Unreadable
 from vidkd.distiller import Trainee
-from vidkd.distributed import gather_objects
 from vidkd.errors import ConfigError, DataError, VidkdError
 from vidkd.log import Log
 from vidkd.models import weights
 from vidkd.section import in_steps
 from vidkd.taps import Tapped
 
+# With which the libraries below torch compute other bits; ATEN_CPU_CAPABILITY is seen as the processor
+VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",
+             "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+             "CUBLAS_WORKSPACE_CONFIG")  # fmt: skip
 RESUME = ("auto", "never")  # or the path of a checkpoint
 COUNTS = ("refused", "left_out", "left_out_in_a_row")  # plain numbers of Trained that a checkpoint holds by their name
 
@@ -38,6 +42,7 @@ class Trained:
     trainee: nn.Module  # Trainee, perhaps inside DDP
     optimizers: dict[str, torch.optim.Optimizer]  # "student", "methods"
     ema: AveragedModel | None
+    inputs: dict[str, Any] = field(default_factory=dict)  # checksums of its data and weights
     step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)  # the student's weights at its best on the val part
     best_kept: dict[str, Tensor] = field(default_factory=dict)  # what the methods keep, of the same moment
@@ -129,41 +134,47 @@ def save(run: Run, accelerator: Accelerator, trained: Trained) -> None:
     """Publish a checkpoint, unless there is one of this step; the first process writes, the others wait."""
     if trained.saved == trained.step:
         return
-    if accelerator.is_main_process:
-        groups = {"trainee": trained.unwrapped().state_dict(), "best": trained.best, "best_kept": trained.best_kept}
-        groups |= {f"optim_{name}": checkpoint.optimizer_tensors(o) for name, o in trained.optimizers.items()}
-        if trained.ema is not None:
-            groups["ema"] = trained.ema.state_dict()
-        state: dict[str, Any] = {
-            "best_value": trained.best_value if trained.best else None,
-            "seconds": trained.seconds,
-            "scored": trained.scored,
-            "unreadable": asdict(trained.unreadable),
-            **{name: getattr(trained, name) for name in COUNTS},
-            "processes": accelerator.num_processes,
-            "environment": environment(accelerator),
-            "run": run.model_dump(mode="json"),
-        }
-        if accelerator.scaler is not None:
-            state["scaler"] = accelerator.scaler.state_dict()
-        checkpoint.save(checkpoints(run), trained.step, {k: v for k, v in groups.items() if v}, state)
-        run_dir.saved(run.out_dir)
+    distributed.on_first(lambda: _publish(run, accelerator, trained))
     trained.saved = trained.step
-    accelerator.wait_for_everyone()
+
+
+def _publish(run: Run, accelerator: Accelerator, trained: Trained) -> None:
+    groups = {"trainee": trained.unwrapped().state_dict(), "best": trained.best, "best_kept": trained.best_kept}
+    groups |= {f"optim_{name}": checkpoint.optimizer_tensors(o) for name, o in trained.optimizers.items()}
+    if trained.ema is not None:
+        groups["ema"] = trained.ema.state_dict()
+    state: dict[str, Any] = {
+        "best_value": trained.best_value if trained.best else None,
+        "seconds": trained.seconds,
+        "scored": trained.scored,
+        "unreadable": asdict(trained.unreadable),
+        **{name: getattr(trained, name) for name in COUNTS},
+        "processes": accelerator.num_processes,
+        "environment": environment(accelerator),
+        "inputs": trained.inputs,
+        "run": run.model_dump(mode="json"),
+    }
+    if accelerator.scaler is not None:
+        state["scaler"] = accelerator.scaler.state_dict()
+    checkpoint.save(checkpoints(run), trained.step, {k: v for k, v in groups.items() if v}, state)
+    run_dir.saved(run.out_dir)
 
 
 def resume(run: Run, accelerator: Accelerator, trained: Trained, log: Log, wanted: str = "auto") -> None:
     """Restore the newest checkpoint that verifies, if there is any, or the one at the path `wanted`: all of it or
     DataError. Those it passes over get another name, so that they are neither counted nor read again.
 
-    ConfigError if it is of another configuration.
+    ConfigError if it is of another configuration, or if its data or weights are others now.
     """
-    path = gather_objects(_choose(run, log, wanted) if accelerator.is_main_process else None)[0]
+    path = distributed.from_first(lambda: _choose(run, log, wanted))
     if path is None:
         return
     found = checkpoint.read(path)
     try:
         run_dir.same_run(run, config_file.parse(found.state["run"], str(path)), path)
+        # those written before 22 November 2026 do not say what they were made from
+        if changed := run_dir.unlike(found.state.get("inputs", trained.inputs), trained.inputs):
+            raise ConfigError(f"{path}: {' and '.join(changed)} changed since it was written: it is of another run")
         _restore(accelerator, trained, found)
     except VidkdError:
         raise
@@ -174,10 +185,7 @@ def resume(run: Run, accelerator: Accelerator, trained: Trained, log: Log, wante
     if changed := run_dir.differences(here, {key: found.state.get(key) for key in here}):
         log.say(f"equal to rounding, no longer to the bit, because of another {'; '.join(changed)}")
     distributed.barrier()  # all have read it
-    if accelerator.is_main_process:
-        for other in checkpoint.complete(checkpoints(run)):
-            if other.resolve() != path.resolve() and checkpoint.step_of(other) >= trained.step:
-                log.say(f"{other.name} is now {checkpoint.set_aside(other).name}")
+    distributed.on_first(lambda: _pass_over(run, path, trained.step, log))
     if path.resolve().parent != checkpoints(run).resolve():
         trained.saved = 0
         save(run, accelerator, trained)
@@ -186,11 +194,13 @@ def resume(run: Run, accelerator: Accelerator, trained: Trained, log: Log, wante
 def environment(accelerator: Accelerator) -> dict[str, Any]:
     """What the bits of a result depend on besides the configuration."""
     device = accelerator.device
+    said: dict[str, Any] = {**versions(), "device": device.type}
+    if variables := {name: os.environ[name] for name in VARIABLES if name in os.environ}:
+        said["variables"] = variables
     if device.type == "cuda":
-        return versions() | {"device": device.type, "processor": torch.cuda.get_device_name(device)}
+        return said | {"processor": torch.cuda.get_device_name(device)}
     # Another instruction set, or another number of threads, adds in another order.
-    processor = {"processor": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
-    return versions() | {"device": device.type} | processor
+    return said | {"processor": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
 
 
 def versions() -> dict[str, str]:
@@ -200,7 +210,7 @@ def versions() -> dict[str, str]:
 
 
 def _choose(run: Run, log: Log, wanted: str) -> Path | None:
-    """The checkpoint to resume. One process chooses for all: on a network disk another may not see the same yet."""
+    """The checkpoint to resume."""
     if wanted not in RESUME:
         return checkpoint.read(Path(wanted)).path
     found = checkpoint.newest(checkpoints(run))
@@ -210,6 +220,13 @@ def _choose(run: Run, log: Log, wanted: str) -> Path | None:
     for complaint in complaints:
         log.say(f"a newer checkpoint was passed over: {complaint}")
     return newest.path
+
+
+def _pass_over(run: Run, path: Path, step: int, log: Log) -> None:
+    """Put the checkpoints of `step` or later aside, but for that at `path`."""
+    for other in checkpoint.complete(checkpoints(run)):
+        if other.resolve() != path.resolve() and checkpoint.step_of(other) >= step:
+            log.say(f"{other.name} is now {checkpoint.set_aside(other).name}")
 
 
 def _restore(accelerator: Accelerator, trained: Trained, found: checkpoint.Saved) -> None:

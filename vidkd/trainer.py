@@ -14,7 +14,7 @@ from vidkd.data import clips, mixing, order
 from vidkd.data.index import Part
 from vidkd.data.loading import Loader
 from vidkd.distiller import Terms, Trainee
-from vidkd.distributed import averaged, broadcast_state, gather_objects, mean_over_ranks
+from vidkd.distributed import averaged, broadcast_state, gather_objects, mean_over_ranks, on_first
 from vidkd.guard import Guard
 from vidkd.log import Log
 from vidkd.stopwatch import Stopwatch
@@ -43,7 +43,7 @@ def train(
     """
     trainee = trained.unwrapped()
     resume(run, accelerator, trained, log, wanted)
-    log.start(trained.step, trained.scored)
+    on_first(lambda: log.start(trained.step, trained.scored))
     steps, frozen = run.train.count(), {n for n, p in trainee.named_parameters() if not p.requires_grad}
     loader = train_loader(run, train_part, trained.step, accelerator, teacher)
     trainee.watch = watch = Stopwatch(accelerator.device)
@@ -55,7 +55,7 @@ def train(
                 if val_part is not None and scoring and trained.scored < trained.step:
                     validate(run, trained, task, val_part, accelerator.device, log)
                 if due(trained.step, run.train.save_every.count(), steps):
-                    log.sync()
+                    on_first(log.sync)
                     save(run, accelerator, trained)
                 signals.check(accelerator.device)
                 if trained.step >= (stop or steps):
@@ -74,7 +74,7 @@ def train(
                     log.write(trained.step, {**losses, **figures, **counts})
                     trained.verdict = adviser.hear(watch.means())
         except signals.Interrupted as interrupted:
-            log.sync()
+            on_first(log.sync)
             save(run, accelerator, trained)
             log.say(f"{interrupted}: step {trained.step} is saved; the same command goes on from there")
             raise

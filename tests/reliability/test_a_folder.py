@@ -133,6 +133,22 @@ def test_a9_lines_that_cannot_be_read_are_said(make, capsys):
     assert [line["step"] for line in lines(run.out_dir)] == [1, 3, 4, 5, 6]
 
 
+def test_a9_a_log_that_is_gone_is_said(make, capsys):
+    run = make("run", "methods=[]", "teacher=null")
+    train.train(run, stop=4)
+    assert "are not in it" not in capsys.readouterr().out
+    (run.out_dir / "metrics.jsonl").unlink()
+    train.train(run, stop=5)
+    assert f"{run.out_dir / 'metrics.jsonl'}: the figures of the steps up to 4 are not in it" in capsys.readouterr().out
+
+
+def test_a7_how_much_a_run_bears_may_be_changed_when_it_has_given_up(make):
+    more = ("data.max_bad_fraction=0.5", "train.max_nonfinite=20")
+    train.train(make("run", "methods=[]", "teacher=null"), stop=2)
+    train.train(make("run", "methods=[]", "teacher=null", *more), stop=3)
+    assert [line["step"] for line in lines(make("run").out_dir)] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("harm", ["empty", "no text", "a bomb", "another kind"])
 def test_a4_results_that_cannot_be_read_are_named(make, harm):
     run = make("run", "methods=[]", "teacher=null")
@@ -156,8 +172,8 @@ def test_a4_a_checkpoint_holds_everything_that_the_loop_remembers(make):
     values = {"step": 3, "best_value": 0.25, "scored": 2, "seconds": 7.5, "refused": 4, "left_out": 6,
               "left_out_in_a_row": 5, "unreadable": Unreadable(2, 1, ["a"]), "best": {"x": torch.ones(2)},
               "best_kept": {"y": torch.ones(3)}}  # fmt: skip
-    # Tensors that other tests compare; what `step` says; what a start of the run waited for
-    elsewhere = {"trainee", "optimizers", "ema", "saved", "verdict"}
+    # Tensors that other tests compare; what `step` says; what a start of the run waited for; what is compared
+    elsewhere = {"trainee", "optimizers", "ema", "saved", "verdict", "inputs"}
     assert values.keys() | elsewhere == {field.name for field in dataclasses.fields(trained.Trained)}
     for name, value in values.items():
         setattr(before, name, value)
@@ -167,6 +183,37 @@ def test_a4_a_checkpoint_holds_everything_that_the_loop_remembers(make):
     for name, value in values.items():
         assert getattr(after, name) == value if not isinstance(value, dict) else getattr(after, name).keys()
     assert after.saved == 3
+
+
+def test_a4_the_scale_of_fp16_is_restored_or_missed(make):
+    run, accelerator = make("run"), Accelerator(cpu=True)
+    run.out_dir.mkdir()
+    (run.out_dir / run_dir.MARK).touch()
+    state, log = trained.prepare(run, accelerator, distiller.build(run, 4)[0]), Log(run, run.out_dir, main=False)
+    for step, scaler in ((1, torch.amp.GradScaler("cpu", init_scale=8.0)), (2, None)):
+        state.step, accelerator.scaler = step, scaler
+        trained.save(run, accelerator, state)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    with pytest.raises(DataError, match="step00000002: does not fit this run: 'scaler'"):
+        trained.resume(run, accelerator, state, log)
+    trained.resume(run, accelerator, state, log, str(trained.checkpoints(run) / "step00000001"))
+    assert accelerator.scaler.get_scale() == 8.0
+
+
+def held(run, resume):
+    raise ConfigError(f"{run.out_dir}: in use by somebody")
+
+
+def held_on_first() -> None:
+    run_dir.claim = held
+
+
+def test_a8_what_the_first_process_refuses_all_say(root, tmp_path):
+    """None of them waits for the first one in vain, and none ends with an account of a connection that was lost."""
+    both = runs.ranks(root, tmp_path / "run", 2, base=SMALL, before=held_on_first)
+    assert [rank.end(60) for rank in both] == [2, 2], both[0].said() + both[1].said()
+    for rank in both:
+        assert "in use by somebody" in rank.said() and "Traceback" not in rank.said()
 
 
 def test_a8_processes_that_were_started_otherwise_than_the_first_are_refused(make, monkeypatch):

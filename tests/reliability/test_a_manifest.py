@@ -88,3 +88,15 @@ def test_a4_a_manifest_of_any_other_kind_is_a_bad_checkpoint(tmp_path, content):
     (path / "manifest.json").write_bytes(content)
     with pytest.raises(DataError, match="step00000001"):
         checkpoint.read(path)
+
+
+def test_a4_an_optimiser_of_parameters_in_another_order_is_refused():
+    """As another version of a network might have them: torch looks at nothing but how many there are."""
+    wide, high = torch.nn.Linear(3, 1, bias=False), torch.nn.Linear(1, 3, bias=False)
+    before = torch.optim.AdamW([wide.weight, high.weight])
+    (wide(torch.ones(1, 3)) + high(torch.ones(1, 1)).sum()).sum().backward()
+    before.step()
+    saved = checkpoint.optimizer_tensors(before)
+    checkpoint.restore_optimizer(torch.optim.AdamW([wide.weight, high.weight]), saved)
+    with pytest.raises(DataError, match=r"has exp_avg \[1, 3\] for a parameter that is \[3, 1\]"):
+        checkpoint.restore_optimizer(torch.optim.AdamW([high.weight, wide.weight]), saved)

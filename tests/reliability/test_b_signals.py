@@ -71,7 +71,8 @@ def slow_scoring(mark: Path, seconds: float) -> None:
     kept = evaluation._kept
 
     def slow(*args):
-        mark.touch()
+        with mark.open("a") as file:
+            file.write("a batch\n")
         time.sleep(seconds)
         return kept(*args)
 
@@ -95,9 +96,8 @@ def test_b1_a_signal_inside_an_evaluation_ends_it_and_the_val_part_is_scored_aga
     run = runs.start(root, out, *few, before=partial(slow_scoring, mark, 1.0))
     run.wait_for(mark.exists)
     run.signal(signal.SIGTERM)
-    signalled = time.monotonic()
     assert run.end(30) == 143, run.said()
-    assert time.monotonic() - signalled < 6  # not the eight seconds that scoring would take
+    assert len(mark.read_text().splitlines()) <= 3  # of the eight: the one that was met, perhaps the next
     assert (newest(out).step, newest(out).state["scored"]) == (3, 0)
     goes_on(root, out, whole, RARELY)
 

@@ -31,16 +31,16 @@ def spoil(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:600] + bytes(path.stat().st_size - 600))
 
 
-def trouble(kind: str, mark: Path | None = None) -> None:
+def trouble(kind: str, mark: Path | None = None, victim: str = VICTIM) -> None:
     """Have whoever opens the victim hang with the interpreter held, or die; `mark` appears as it does."""
     opened = clips.open_video
 
     def troubled(path: Path, decoder: str):
-        if path.name == VICTIM and mark is not None:
+        if path.name == victim and mark is not None:
             mark.touch()
-        if path.name == VICTIM and kind == "hangs":
+        if path.name == victim and kind == "hangs":
             ctypes.PyDLL(None).sleep(120)
-        if path.name == VICTIM and kind in ("SIGSEGV", "SIGKILL"):
+        if path.name == victim and kind in ("SIGSEGV", "SIGKILL"):
             os.kill(os.getpid(), signal.Signals[kind])
         return opened(path, decoder)
 
@@ -108,3 +108,15 @@ def test_c5_a_worker_that_dies_is_an_error_that_names_its_clip(root, tmp_path, h
     assert run.process.exitcode == 2
     assert f"it was reading: {Path(VICTIM).stem}" in run.said() and "a loader worker died" in run.said()
     assert "Traceback" not in run.said()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["val_003", "test_003"])
+def test_c5_a_worker_that_dies_while_it_scores_leaves_no_figure_of_fewer_videos(root, tmp_path, victim):
+    how = ("data.val=val", "train.eval_every={steps: 3}", "train.steps=3")
+    before = partial(trouble, "SIGKILL", victim=f"{victim}.mp4")
+    run = runs.run(root, tmp_path / "run", *how, base=PLAIN, before=before)
+    assert run.process.exitcode == 2
+    assert f"it was reading: {victim}" in run.said() and "Traceback" not in run.said()
+    scored = [line for line in lines(tmp_path / "run") if "val/top1" in line]
+    assert len(scored) == (victim == "test_003") and not (tmp_path / "run" / "results.json").exists()

@@ -102,3 +102,16 @@ def test_d1_a_left_out_step_leaves_the_fp16_scaler_ready_for_the_next(make):
         stepping.leave_out(run, state, scaler, "a term", stepping.statistics(run, state))
     assert (state.left_out, state.left_out_in_a_row) == (2, 2)
     assert all(p.grad is None for p in layer.parameters())
+
+
+@pytest.mark.parametrize("section", ["optim", "optim_methods"])
+def test_d1_an_infinity_is_noticed_before_it_is_clipped_to_a_number(make, section):
+    clipped = {"optim": "optim.max_grad_value=0.1", "optim_methods": "optim_methods={lr: 0.1, max_grad_value: 0.1}"}
+    run, layer = make("run", clipped[section]), torch.nn.Linear(2, 1)
+    which = "methods" if section == "optim_methods" else "student"
+    state = SimpleNamespace(optimizers={which: torch.optim.SGD(layer.parameters(), lr=1.0)})
+    layer.weight.grad, layer.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
+    assert stepping.clip(run, state, SimpleNamespace(scaler=None)) == {f"optim/grad_norm_{which}": 5.0}
+    assert float(layer.weight.grad.abs().max()) == pytest.approx(0.1)
+    layer.weight.grad[0, 1] = torch.inf
+    assert stepping.clip(run, state, SimpleNamespace(scaler=None)) == {f"optim/grad_norm_{which}": torch.inf}

@@ -54,6 +54,15 @@ def test_h1_a_full_disk_costs_nothing_that_was_saved(root, tmp_path, number):
     runs.tidy(out)
 
 
+def test_h1_a_disk_that_is_full_for_the_first_process_ends_all_alike(root, tmp_path):
+    out = tmp_path / "run"
+    both = runs.ranks(root, out, 2, base=EVERY, before=partial(full_disk, 5))
+    assert [rank.end(60) for rank in both] == [2, 2], both[0].said() + both[1].said()
+    for rank in both:
+        assert "No space left on device" in rank.said() and str(out / "checkpoints") in rank.said()
+        assert "Traceback" not in rank.said()
+
+
 def small_files(limit: int, at_once: bool) -> None:
     """Have the system refuse files of more than `limit` bytes, from the start or from the first step on."""
     update = trainer.update

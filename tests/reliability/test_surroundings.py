@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from conftest import REPOSITORY
 from reliability import runs
 from small_run import KD, SMALL, lines, same, tensors
 from vidkd import checkpoint, config_file, evaluation, processes, run_dir, train, trained
-from vidkd.errors import ConfigError, VidkdError
+from vidkd.errors import ConfigError
 
 PLAIN = ("methods=[]", "teacher=null")
 
@@ -123,6 +124,15 @@ def test_a4_another_version_and_another_number_of_threads_are_said(root, halfway
     assert [line["step"] for line in lines(halfway.out_dir)] == list(range(1, 7))
 
 
+def test_a4_a_variable_with_which_torch_computes_otherwise_is_said(make, monkeypatch, capsys):
+    run = make("run", *PLAIN)
+    train.train(run, stop=2)
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
+    train.train(run, stop=3)
+    said = "because of another environment.variables: None there, {'ONEDNN_DEFAULT_FPMATH_MODE': 'BF16'} here"
+    assert said in capsys.readouterr().out
+
+
 def changed_state(run, change) -> Path:
     """The newest checkpoint of a run, saved again with another state."""
     found = checkpoint.newest(run.out_dir / "checkpoints")[0]
@@ -146,18 +156,30 @@ def test_a4_a_checkpoint_of_an_older_version_is_resumed_and_of_a_newer_one_refus
     assert run_dir.finished(halfway.out_dir)
 
 
-def test_a4_data_that_changed_between_two_starts_is_refused(halfway, root):
-    index = root / "index.parquet" if (root / "index.parquet").exists() else root / "index.csv"
-    content = index.read_bytes()
-    try:
-        other = content.replace(b"train_003", b"train_004", 1)
-        assert other != content or index.suffix == ".parquet"
-        index.write_bytes(other if other != content else content + b" ")
-        with pytest.raises(VidkdError):
-            train.train(halfway)
-    finally:
-        index.write_bytes(content)
-    train.train(halfway)
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("auto", "changed since this run began"), ("forgotten", "changed since this run began"),
+     ("elsewhere", "changed since it was written")],
+)  # fmt: skip
+def test_a4_data_that_changed_between_two_starts_is_refused(make, root, tmp_path, how, said):
+    """In its own folder, in one that does not remember any more what it was started with, from a path in another."""
+    data = shutil.copytree(root, tmp_path / "set")
+    run = make("run", *PLAIN, f"data.root={data}")
+    train.train(run, stop=2)
+    wanted = str(run.out_dir / "checkpoints" / "step00000002") if how == "elsewhere" else "auto"
+    again = run.model_copy(update={"out": tmp_path / "other"}) if how == "elsewhere" else run
+    if how == "forgotten":
+        (run.out_dir / "inputs.json").unlink()
+    whole = (data / "index.csv").read_text()
+    rows = whole.splitlines()
+    place = next(i for i, row in enumerate(rows) if "train_003" in row)
+    rows[place] = rows[place].replace('"up"', '"left"')
+    (data / "index.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(ConfigError, match=f"data.root {said}"):
+        train.train(again, wanted)
+    (data / "index.csv").write_text(whole)
+    train.train(again, wanted)
+    assert run_dir.finished(again.out_dir)
 
 
 @pytest.mark.parametrize("name", [".lock", ".tmp-config.yaml-%d"])
