@@ -13,6 +13,7 @@ from vidkd.taps import Tapped
 
 SHOWN = 4  # videos
 HEIGHT = 80  # of a plot, px
+FLAT = 0.06  # share of the mean: what stays within it is not to look like a peak
 
 
 def attention(m: Material) -> str:
@@ -67,9 +68,8 @@ def said(lam: dict[str, Tensor]) -> list[str]:
 
 def plot(weighed: dict[str, list[float]], span_s: float) -> str:
     """A line for every role: each of its numbers over its own part of the span."""
-    values = [v for line in weighed.values() for v in line]
-    room = max(0.1 * (max(values) - min(values)), 0.005)
-    x, y = Scale(0, span_s), Scale(min(values) - room, max(values) + room)
+    off = max(FLAT, 1.2 * max(abs(v - 1) for line in weighed.values() for v in line))
+    x, y = Scale(0, span_s), Scale(1 - off, 1 + off)
     drawn = ""
     for role, line in weighed.items():
         edges = [100 * j / len(line) for j in range(len(line) + 1)]
