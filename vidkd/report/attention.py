@@ -17,14 +17,15 @@ FLAT = 0.06  # share of the mean: what stays within it is not to look like a pea
 
 
 def attention(m: Material) -> str:
-    """Frames of a few scored videos, and under them every network's attention, mean over channels; "" without one."""
-    finished = next((cell for cell in m.best.cells if cell.results), None)
-    if finished is None or finished.run.student.attention is None:
+    """Frames of a few scored videos, and under them every network's attention, mean over channels, of the best row that
+    has one; "" without any."""
+    row = cards.best_with(m, lambda run: run.student.attention is not None)
+    if row is None:
         return ""
-    source = cards.shown(m)
+    source = cards.shown(m, row)
     student = export.load_student(source.cell.dir)
     networks = _teacher(source.cell, len(student.classes)) | {"student": student.tapped}
-    roles = {who: "teacher" if who == "teacher" else m.best.role for who in networks}
+    roles = {who: "teacher" if who == "teacher" else row.role for who in networks}
 
     def drawn(i: int, views: cards.Views) -> str:
         lam = {roles[who]: lam_of(network, views[who]) for who, network in networks.items()}

@@ -19,6 +19,7 @@ from vidkd.report.svg import esc
 from vidkd.taps import Frozen, Tapped
 from vidkd.types import View
 
+COMPARING = {"feature_decoder", "feature_consistency"}  # maps
 SHOWN = 4  # videos
 SIDE_PX = 64  # of one picture of a strip
 COLD, HOT = (0.27, 0.0, 0.33), (0.99, 0.91, 0.14)  # RGB of the smallest and the largest value
@@ -27,11 +28,12 @@ MIDDLE = (0.13, 0.57, 0.55)
 
 def maps(m: Material) -> str:
     """For a few scored videos, strips of the same moments: the teacher's input and its drawing from the student's map,
-    then the deep maps of teacher and student, each clip scaled by itself; "" for a run that compares no maps."""
-    finished = next((cell for cell in m.best.cells if cell.results), None)
-    if finished is None or not {"feature_decoder", "feature_consistency"} & {s.kind for s in finished.run.methods}:
+    then the deep maps of teacher and student, each clip scaled by itself, of the best row that compares maps; "" where
+    none does."""
+    row = cards.best_with(m, lambda run: bool(COMPARING & {section.kind for section in run.methods}))
+    if row is None:
         return ""
-    source = cards.shown(m)
+    source = cards.shown(m, row)
     trainee, teacher = _trained(source.cell, len(source.classes))
 
     def drawn(i: int, views: cards.Views) -> str:
