@@ -45,7 +45,7 @@ def test_a_run_with_feature_maps_shows_them(out, capsys):
 def test_a_heat_map_shows_where_features_differ_from_their_means():
     """A bias, and a channel that is the same everywhere, leave no trace; the place that stands out is the brightest."""
     features = torch.full((1, 3, 2, 4, 4), -7.0)
-    features[0, 1, 1, 2, 3] = 5.0
+    features[0, 1, 1, 2, 3] = -20.0  # their mean is the smallest there
     colours = maps.as_heat(features)
     assert colours.shape == (3, 2, 64, 64)
     brightest = (colours == torch.tensor(maps.HOT).mul(255).round().to(torch.uint8).view(3, 1, 1, 1)).all(0).nonzero()
