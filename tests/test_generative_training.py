@@ -116,8 +116,18 @@ class TestTwoSteps:
         assert text.count('polyline class="mean teacher"') == text.count('aria-label="attention over time: ') == 4
         network = vidkd.load_student(run.out_dir).tapped
         video = torch.randint(0, 256, (1, 3, 4, 16, 16), dtype=torch.uint8)
-        expected = network(video).taps["attention"][0].mean(0)
-        assert report_attention.mean_attention(network, video) == pytest.approx(expected.tolist())
+        assert torch.equal(report_attention.lam_of(network, video), network(video).taps["attention"][0])
+        assert text.count("correlation of the two over channels and time: ") == 4
+
+    def test_what_the_report_says_of_attention_by_hand(self):
+        lam = torch.tensor([[0.2, 0.4], [0.6, 0.8]])  # two channels, two steps
+        assert report_attention.weights(lam) == pytest.approx([0.8, 1.2])
+        assert report_attention.said({"teacher": lam, "student": 1 - lam}) == [
+            "mean: teacher 0.50, student 0.50",
+            "correlation of the two over channels and time: -1.00",
+        ]
+        assert report_attention.said({"teacher": lam, "student": lam[:1]}) == ["mean: teacher 0.50, student 0.30"]
+        assert report_attention.said({"student": lam}) == ["mean: student 0.50"]
 
     def test_a_parity_attention_is_exported_too(self, make):
         run = make("parity", "teacher=null", "student.attention={head: parity, reweight: parity}",

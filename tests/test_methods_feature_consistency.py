@@ -8,7 +8,7 @@ import torch
 from conftest import REPOSITORY
 from vidkd import config_file, distiller
 from vidkd.methods import feature_consistency as fmc
-from vidkd.methods._maps import dead_share
+from vidkd.methods._maps import at_frames, dead_share
 from vidkd.methods.feature_consistency import consistency_loss, reverse_huber
 from vidkd.types import ClipBatch
 
@@ -101,6 +101,20 @@ def test_the_reverse_huber_is_smooth_where_it_turns():
     assert slopes == pytest.approx([1, 1], abs=1e-4)
     assert reverse_huber(torch.tensor([5.0]))[0].item() == pytest.approx((25 + 9) / 6)
     assert reverse_huber(torch.zeros(3)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "chosen"), [(5, 3, [0, 1, 3]), (3, 8, [0, 0, 0, 1, 1, 1, 2, 2]), (4, 4, [0, 1, 2, 3])]
+)
+def test_frames_of_the_same_share_of_the_span(there, wanted, chosen):
+    maps = torch.arange(there).view(1, 1, there, 1, 1)
+    assert at_frames(maps, wanted).flatten().tolist() == chosen
+
+
+def test_the_threshold_of_the_reverse_huber_has_no_gradient():
+    """At the largest error, 5, C is 3: the slope is 5 / 3. Were C's own gradient there, it would be 1.36 / 1.2."""
+    error = torch.tensor([5.0, 1.0], requires_grad=True)
+    assert torch.autograd.grad(reverse_huber(error).sum(), error)[0].tolist() == pytest.approx([5 / 3, 1])
 
 
 def test_the_share_of_maps_without_a_direction_by_hand():

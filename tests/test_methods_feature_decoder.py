@@ -10,6 +10,7 @@ from vidkd import config_file, distiller, models
 from vidkd.data.decode import open_video
 from vidkd.errors import ConfigError
 from vidkd.methods import feature_decoder as fdd
+from vidkd.models import cost
 from vidkd.models.cost import map_shape
 from vidkd.types import ClipBatch
 
@@ -262,6 +263,33 @@ def first_frames(path):
         frames = video.get(list(range(0, 15, 2))).float() / 255
     side = min(frames.shape[2:])
     return F.interpolate(frames[..., :side, :side], (112, 112), mode="bilinear", antialias=True).transpose(0, 1)
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if "fmd" in p.stem], ids=lambda p: p.stem)
+def test_shipped_decoders_cost_less_in_training_than_their_teacher(path):
+    """By the specification's widths a volume decoder of eight times the side and four times the frames has 66 M
+    parameters and takes nine times the work of I3D."""
+    run = config_file.load(path)
+    words = ["teacher.weights=null", "teacher.cache=null", "student.weights=null", "student.adapt=none"]
+    if run.optim.lr_scale:
+        words.append("optim.lr_scale={}")
+    run = config_file.load(path, words)
+    with torch.device("meta"):
+        trainee, teacher, _ = distiller.build(run, 8)
+    assert teacher is not None
+    found = 0
+    for method in trainee.each_method():
+        if not isinstance(method, fdd.Method):
+            continue
+        (c, *grid), (_, *wanted) = method.shapes
+        seen = torch.empty(1, c, *grid, device="meta")
+        gmacs = [
+            cost.gmacs_of(net.to("meta"), seen, ((grid[0] if form == "per_frame" else wanted[0]), *wanted[1:]))
+            for form, net in method.decoders.items()
+        ]
+        found += 1
+        assert sum(gmacs) < cost.gmacs(teacher.tapped, *teacher.tapped.clip)
+    assert found == 1
 
 
 @pytest.mark.parametrize(

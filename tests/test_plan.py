@@ -73,7 +73,7 @@ def test_maps_without_a_direction_are_counted_and_mended(root):
     text = " ".join(said(root, methods("late"), "student.view.size_px=16").split())
     assert re.search(
         r"careful: methods\.0 \(feature_consistency\) compares directions, and no late map of the student is negative "
-        r"anywhere: in this batch \d+% of them \(2x2\) are all zero .* ReLU: methods\.0\.student_tap=late_signed",
+        r"anywhere: .* of this batch \(2x2\) \d+% are\. .* ReLU: methods\.0\.student_tap=late_signed",
         text,
     )
     assert "careful" not in said(root, methods("early"))  # 16 x 16 and 24 x 24: hardly any is all zero
@@ -88,6 +88,38 @@ def test_a_clip_a_network_cannot_take_is_named_with_the_overrides_that_mend_it(r
     teacher = r"teacher: slowfast_r50 needs a multiple of 4 frames, not 6; set teacher.view.frames=8$"
     with pytest.raises(ConfigError, match=f"(?s){text}.*{teacher}"):
         said(root, "student.name=mvit_v2_s", "student.options={}", "teacher.name=slowfast_r50", "teacher.view.frames=6")
+
+
+def test_methods_dearer_than_the_teacher_are_named_with_what_is_cheaper(root):
+    drawn, small = "methods=[{kind: feature_decoder, form: spatiotemporal%s}]", "student.view={size_px: 16, frames: 4}"
+    text = " ".join(said(root, drawn % "", small).split())
+    assert re.search(
+        r"careful: methods\.0 \(feature_decoder\) adds 0\.347 GMACs a clip, the teacher takes 0\.153; cheaper: "
+        r"methods\.0\.upsample=interp methods\.0\.width=3 methods\.0\.doublings=2",
+        text,
+    )
+    assert "careful" not in said(root, drawn % ", upsample: interp, width: 3, doublings: 2", small)
+
+
+def test_the_attention_has_no_rows_and_columns(root):
+    words = ["student.attention={head: gap}", "teacher.attention={head: gap}"]
+    assert re.search(r"attention \[T, C\] +4x32 +4x64\n", said(root, *words, "methods=[{kind: generative_attention}]"))
+
+
+def test_each_network_that_lacks_an_attention_is_named_with_what_adds_it(root):
+    with pytest.raises(ConfigError) as error:
+        said(root, "methods=[{kind: logits}, {kind: generative_attention}]")
+    assert str(error.value).splitlines() == [
+        f"{'methods.1 (generative_attention): ' * (who == 'student')}small_r3d carries no attention; add "
+        f"{who}.attention: {{head: gap}}"
+        for who in ("student", "teacher")
+    ]
+
+
+def test_what_a_cache_cannot_hold_is_said_before_any_step(root):
+    cache = "teacher.cache={views: 2, taps: [lat], pool: [1, 2, 2]}"
+    with pytest.raises(ConfigError, match=r"(?s)teacher.cache.pool: on pooled maps methods.1.*no tap 'lat'; did you"):
+        said(root, cache, "methods.1.faithful=true")
 
 
 def test_the_command(root, capsys):

@@ -270,3 +270,15 @@ def test_every_section_of_single_clips_shows_one_seed(own):
     m = material.read(own)
     assert cards.shown(m).cell.seed == 1
     assert cards.shown(m).said() == "Seed 1."
+
+
+def test_a_section_shows_the_best_row_that_has_what_it_shows(own):
+    m = material.read(own)
+    assert cards.best_with(m, lambda run: True) is m.best
+    assert cards.best_with(m, lambda run: run.teacher is not None) is m.best
+    assert cards.best_with(m, lambda run: run.name == "weak") is next(row for row in m.rows if row.name == "weak")
+    alone = cards.best_with(m, lambda run: run.teacher is None)
+    assert alone is not None and alone.name == "student alone"
+    assert cards.shown(m, alone).said() == "student alone, seed 0."
+    assert cards.shown(m, m.best).said() == "Seed 0."
+    assert cards.best_with(m, lambda run: False) is None

@@ -1,8 +1,8 @@
 """Student, teacher and methods, joined; the one place where loss terms are weighed."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -111,16 +111,28 @@ def build_methods(run: Run, student: Tapped, teacher: Tapped | None, num_classes
     ConfigError for all that do not fit.
     """
     made, mistakes = [], Mistakes()
-    for section in run.methods:
-        with mistakes.noted():
+    for i in range(len(run.methods)):
+        with mistakes.noted(), _of_method(run, i):
+            section = run.methods[i]
             made.append(methods.load(section.kind).Method(section, student, teacher, num_classes))
     mistakes.raise_any()
     if run.teacher is not None and run.teacher.weights is not None:
         kept = weights.read_kept(run.teacher.weights)
-        for key, method in zip(method_keys([m.kind for m in run.methods]), made, strict=True):
+        for i, key in enumerate(method_keys([m.kind for m in run.methods])):
             prefix = f"{key}/"
-            method.take_kept({n.removeprefix(prefix): t for n, t in kept.items() if n.startswith(prefix)})
+            with mistakes.noted(), _of_method(run, i):
+                made[i].take_kept({n.removeprefix(prefix): t for n, t in kept.items() if n.startswith(prefix)})
+    mistakes.raise_any()
     return made
+
+
+@contextmanager
+def _of_method(run: Run, i: int) -> Iterator[None]:
+    """A ConfigError inside says which entry of `methods` it is about."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"methods.{i} ({run.methods[i].kind}): {error}") from None
 
 
 def build(run: Run, num_classes: int) -> tuple[Trainee, Frozen | None, list[str]]:

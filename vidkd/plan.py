@@ -24,6 +24,7 @@ from vidkd.data import clips, index
 from vidkd.data.index import Part
 from vidkd.distiller import Trainee
 from vidkd.errors import Mistakes
+from vidkd.methods import feature_decoder
 from vidkd.methods._maps import dead_share
 from vidkd.models import cost
 from vidkd.stopwatch import PARTS, Stopwatch
@@ -67,6 +68,12 @@ def plan(run: Run, steps: int) -> str:
         built = distiller.build(run, len(data_set.classes))
         distiller.check_weights(run, built[0], task)
         task.asks(built[0].student)
+    if run.teacher is not None and run.teacher.cache is not None:
+        with mistakes.noted():
+            teacher_cache.check(run)
+        with mistakes.noted():
+            if built is not None and built[1] is not None:
+                teacher_cache.stored(built[0].each_method(), run.teacher.cache, built[1])
     mistakes.raise_any()
     assert built is not None
     trainee, teacher, accounts = built
@@ -86,7 +93,8 @@ def plan(run: Run, steps: int) -> str:
             seen = teacher(batch.seen_by("teacher")) if teacher is not None else None
             answers: Answers = trainee.student(batch.seen_by("student")), seen
             added = methods_gmacs(trainee, batch, answers)
-        sections += ["", adapters(trainee, added), *without_direction(run, trainee, teacher, answers)]
+        careful = [*without_direction(run, trainee, teacher, answers), *dear(run, teacher, added)]
+        sections += ["", adapters(trainee, added), *careful]
     sections += ["", *prospects(run, part, teacher, trainee, spent, per_epoch)]
     return "\n".join(line for section in sections for line in wrapped(section))
 
@@ -146,9 +154,23 @@ def without_direction(run: Run, trainee: Trainee, teacher: Frozen | None, answer
                 remedy = f"{place.who}.taps={taps} methods.{i}.{place.key}=signed"
             said.append(
                 f"careful: methods.{i} ({run.methods[i].kind}) compares directions, and no {place.tap} map of the "
-                f"{place.who} is negative anywhere: in this batch {share:.0%} of them ({_times(tuple(size))}) are all "
-                f"zero and have no direction. Compare them as they are before the ReLU: {remedy}"
+                f"{place.who} is negative anywhere: one that is all zero has no direction, and of those of this batch "
+                f"({_times(tuple(size))}) {share:.0%} are. Compare them as they are before the ReLU: {remedy}"
             )
+    return said
+
+
+def dear(run: Run, teacher: Frozen | None, added: list[float]) -> list[str]:
+    """What to say of methods that cost more than the teacher, with the remedy for the one that has any."""
+    if teacher is None:
+        return []
+    own, said = cost.gmacs(teacher.tapped, *_clip(teacher.tapped)), []
+    for i, (section, gmacs) in enumerate(zip(run.methods, added, strict=True)):
+        if gmacs > own:
+            text = f"careful: methods.{i} ({section.kind}) adds {gmacs:.3g} GMACs a clip, the teacher takes {own:.3g}"
+            if isinstance(section, feature_decoder.Config) and not section.faithful:
+                text += f"; cheaper: methods.{i}.upsample=interp methods.{i}.width=3 methods.{i}.doublings=2"
+            said.append(text)
     return said
 
 
@@ -162,7 +184,8 @@ def networks(student: Tapped, teacher: Frozen | None) -> Rows:
     rows.append(["GMACs a clip", *(f"{cost.gmacs(tapped, *_clip(tapped)):.3f}" for tapped in both)])
     for tap in dict.fromkeys(name for found in shapes for name in found):
         found = [_times(_channels_last(s[tap])) if tap in s else "" for s in shapes]
-        rows.append([f"{tap} [T, H, W, C]", *found])
+        axes = next(tapped.taps[tap].axes for tapped in both if tap in tapped.taps)
+        rows.append([f"{tap} [{', '.join(axes[2:])}, C]", *found])
     return rows
 
 
@@ -200,7 +223,7 @@ def prospects(
                 f"with teacher.cache={{views: {cache.views}}} a step would take {1 - teaching / live:.2f} of that, "
                 "once the cache is built"
             )
-        names = teacher_cache.stored(trainee.each_method(), cache)
+        names = teacher_cache.stored(trainee.each_method(), cache, teacher)
         lines.append(teacher_cache.size(cache, teacher, part, names))
         epochs = run.train.count() / per_epoch
         lines.append(

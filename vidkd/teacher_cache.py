@@ -91,9 +91,7 @@ def open_cache(
     live teacher on a few clips. DataError if it is not what it should be. `say` hears its size before it is built."""
     assert run.teacher is not None and run.teacher.cache is not None
     section = run.teacher.cache
-    names = stored(methods, section)
-    for tap in names[1:]:
-        teacher.tapped.taps[tap]  # ConfigError if there is no such tap
+    names = stored(methods, section, teacher)
     key = cache_key(run, index) | ({} if part.starts is None else {"fps": run.data.fps, "starts": part.starts})
     folder = section.dir / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,9 +113,13 @@ def open_cache(
     return CachedTeacher(store, names, normalise, _verify(run, part, teacher, device, store, names))
 
 
-def stored(methods: Sequence[BaseMethod], section: Cache) -> list[str]:
-    """What a cache holds: the logits, then every tap that a method reads or the section names, in order."""
-    return ["logits", *sorted({tap for method in methods for tap in method.teacher_taps()} | set(section.taps))]
+def stored(methods: Sequence[BaseMethod], section: Cache, teacher: Frozen) -> list[str]:
+    """What a cache holds: the logits, then every tap that a method reads or the section names, in order. ConfigError
+    for one that the teacher does not have."""
+    taps = sorted({tap for method in methods for tap in method.teacher_taps()} | set(section.taps))
+    for tap in taps:
+        teacher.tapped.taps[tap]  # which is what complains
+    return ["logits", *taps]
 
 
 def size(section: Cache, teacher: Frozen, part: Part, names: Sequence[str]) -> str:

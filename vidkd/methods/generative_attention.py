@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from vidkd.errors import ConfigError
+from vidkd.errors import ConfigError, Mistakes
 from vidkd.methods._base import BaseMethod, MethodSection, Pair
 from vidkd.methods._cvae import CVAE, Spatial, gaussian_kl
 from vidkd.models import attention
@@ -67,8 +67,9 @@ class Method(BaseMethod[Config]):
     def __init__(self, config: Config, student: Tapped, teacher: Tapped | None, num_classes: int) -> None:
         super().__init__(config, student, teacher, num_classes)
         self.lam_tap = attention.name(config.tap)
-        own = _attention("student", student, config.tap)
-        theirs = None if teacher is None else _attention("teacher", teacher, config.tap)
+        networks = {"student": student} | ({} if teacher is None else {"teacher": teacher})
+        own, *others = _attentions(networks, config.tap)
+        theirs = others[0] if others else None
         self.distils = theirs is not None
         channels, _, h, w = (theirs or own).shape  # the student's features are brought to the teacher's grid
         self.size = (h, w)
@@ -115,7 +116,7 @@ class Method(BaseMethod[Config]):
             return
         if not tensors:
             raise ConfigError(
-                "generative_attention: the teacher's run kept no CVAE; train the teacher with this method "
+                "the teacher's run kept no CVAE; train the teacher with this method "
                 "(configs/*_generative_teacher.yaml), or set generative: none"
             )
         try:
@@ -123,8 +124,8 @@ class Method(BaseMethod[Config]):
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise ConfigError(
-                f"generative_attention: the teacher's CVAE of {self.config.tap!r} is another than spatial says, or its "
-                f"run names the taps in another order: {reason}"
+                f"the teacher's CVAE of {self.config.tap!r} is another than spatial says, or its run names the taps in "
+                f"another order: {reason}"
             ) from None
 
     def forward(self, batch: ClipBatch, student: View, teacher: View | None) -> dict[str, Tensor]:
@@ -226,12 +227,20 @@ def fit(x: Tensor, frames: int, size: tuple[int, ...] = ()) -> Tensor:
     return F.interpolate(x, size=(frames, *size), mode="trilinear" if size else "linear", align_corners=False)
 
 
+def _attentions(networks: dict[str, Tapped], tap: str) -> list[attention.Attention]:
+    """That of each network, by the name of its section; ConfigError for all that carry none."""
+    found, mistakes = [], Mistakes()
+    for who, tapped in networks.items():
+        with mistakes.noted():
+            found.append(_attention(who, tapped, tap))
+    mistakes.raise_any()
+    return found
+
+
 def _attention(who: str, tapped: Tapped, tap: str) -> attention.Attention:
     found = attention.of(tapped, tap)
     if found is None:
         taps = "" if tap == attention.LATE else f", taps: [{', '.join([*attention.every(tapped), tap])}]"
         where = "" if tap == attention.LATE else f" in its tap {tap!r}"
-        raise ConfigError(
-            f"generative_attention: {tapped.name} carries no attention{where}; add {who}.attention: {{head: gap{taps}}}"
-        )
+        raise ConfigError(f"{tapped.name} carries no attention{where}; add {who}.attention: {{head: gap{taps}}}")
     return found

@@ -26,7 +26,7 @@ class Method(BaseMethod[Config]):
         super().__init__(config, student, teacher, num_classes)
         for network in (student, teacher):
             if not set(TAPS) <= network.taps.keys():
-                raise ConfigError(f"localisation is distilled between detectors; {network.name} is none")
+                raise ConfigError(f"it is distilled between detectors; {network.name} is none")
 
     def teacher_taps(self) -> list[str]:
         return list(TAPS)

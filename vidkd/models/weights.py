@@ -229,8 +229,10 @@ def _remedy(tapped: Tapped, account: Account) -> str:
         said.append(f"kernels of another length in time can be adapted (adapt: {'collapse' if longer else 'inflate'})")
     elif body and all((len(m.in_file), len(m.in_network)) == (4, 5) for m in body):
         said.append("kernels without time can be spread over it (adapt: inflate)")
-    elif body or any(not _in_head(tapped, name) for name in account.missing) or account.new_head:
+    elif body or any(not _in_head(tapped, n) and not attention.owns(n) for n in account.missing) or account.new_head:
         said.append("the network's name and options must be those that the weights were made with")
+    if any(map(attention.owns, account.missing)):
+        said.append("name a run that was trained with an attention, or begin a new one (reset_attention: true)")
     if head:
         counts = f"the file's head has {head[0].in_file[0]} classes, the network's {head[0].in_network[0]}"
         said.append(f"{counts}, and a new one can be started (reset_head: true)")

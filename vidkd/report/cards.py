@@ -9,7 +9,7 @@ from vidkd.config import Run
 from vidkd.data import clips, index
 from vidkd.data.index import Part
 from vidkd.errors import VidkdError
-from vidkd.report.material import Cell, LeftOut, Material
+from vidkd.report.material import Cell, LeftOut, Material, Row
 from vidkd.report.svg import esc
 
 Views = dict[str, Tensor]  # network -> [V, 3, T, H, W] uint8
@@ -22,6 +22,7 @@ class Shown:
     cell: Cell
     part: Part
     classes: tuple[str, ...]
+    row: str = ""  # its name, where it is not the best one
 
     @property
     def run(self) -> Run:
@@ -42,14 +43,25 @@ class Shown:
         return [k * len(self.part) // n for k in range(n)]
 
     def said(self) -> str:
-        """Which seed this is, for the note of a section."""
-        return f"Seed {self.cell.seed}."
+        """Which row and seed this is, for the note of a section."""
+        return f"{esc(self.row)}, seed {self.cell.seed}." if self.row else f"Seed {self.cell.seed}."
 
 
-def shown(m: Material) -> Shown:
-    """The first seed of the best row that is finished: every section shows this one. LeftOut where there is none, or
-    the data set is no longer the one that was scored."""
-    cell = next((cell for cell in m.best.cells if cell.results), None)
+def best_with(m: Material, has: Callable[[Run], bool]) -> Row | None:
+    """Of the rows with a finished run that has what a section shows, the best one; None where there is none."""
+    others = sorted((row for row in m.rows if row is not m.best), key=lambda row: row.value or 0.0, reverse=True)
+    for row in (m.best, *others):
+        finished = next((cell for cell in row.cells if cell.results), None)
+        if finished is not None and has(finished.run):
+            return row
+    return None
+
+
+def shown(m: Material, row: Row | None = None) -> Shown:
+    """The first finished seed of a row, by default of the best one. LeftOut where there is none, or the data set is no
+    longer the one that was scored."""
+    row = row or m.best
+    cell = next((cell for cell in row.cells if cell.results), None)
     if cell is None:
         raise LeftOut("no run is finished.")
     protocol = cell.figures("student")["protocol"]
@@ -60,7 +72,7 @@ def shown(m: Material) -> Shown:
         raise LeftOut(f"the videos cannot be read: {error}") from None
     if data_set.checksum() != protocol["index_sha256"]:
         raise LeftOut(f"the data set in {cell.run.data.root} is no longer the one that was scored.")
-    return Shown(cell, part, data_set.classes)
+    return Shown(cell, part, data_set.classes, "" if row is m.best else row.name)
 
 
 def cards(source: Shown, most: int, body: Callable[[int, Views], str]) -> str:
