@@ -82,7 +82,7 @@ def run(listing: Listing, args: argparse.Namespace) -> int:
         listing = pack.listing_of(listing, args.frames)
         make, named = functools.partial(pack.make_packed, make, args.frames), f"{named} {args.frames}"
     produce.produce(args.out, listing, make, named, args.workers, args.shard, args.executor)
-    if args.shard[1] > 1 and not writer.is_complete(args.out, listing):
+    if args.shard[1] > 1 and not writer.is_complete(args.out, listing, named):
         print(f"{args.out}: shard {args.shard[0]} of {args.shard[1]} is done; the last shard to end writes the index")
         return 0
     more = {"frames": args.frames}
@@ -90,7 +90,7 @@ def run(listing: Listing, args: argparse.Namespace) -> int:
         more |= {"holdout": args.holdout, "holdout_seed": args.holdout_seed}
     if origin := archives.origin_of(args.root):
         more["unpacked_from"] = origin
-    return writer.finish(args.out, listing, {**asdict(settings), **more}, args.allow_failures)
+    return writer.finish(args.out, listing, named, {**asdict(settings), **more}, args.allow_failures)
 
 
 def cores() -> int:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +23,7 @@ from data_prep.pipeline import cluster, journal
 from data_prep.pipeline.ffmpeg import DISK_FULL
 from data_prep.pipeline.journal import Done, Entry
 from data_prep.pipeline.listing import Item, Listing
+from vidkd.data import index
 from vidkd.errors import DataError
 
 
@@ -164,6 +166,7 @@ def _one(task: Task, item: Item, known: Done | None) -> Entry | None:
     partial = target.parent / f"{PARTIAL}{hashlib.sha1(target.name.encode()).hexdigest()[:16]}-{os.getpid()}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        index.discard(task.out)  # what it says of this video will no longer be so
         facts = task.make(item, partial)
         if facts.status == "ok":
             size, checksum = partial.stat().st_size, checksum_of(partial)
@@ -180,7 +183,7 @@ def _one(task: Task, item: Item, known: Done | None) -> Entry | None:
     if DISK_FULL in facts.reason:
         raise DataError(f"{target}: the disk is full; free some space and run the same command again")
     result = (facts.frames, facts.fps, facts.width, facts.height, facts.status, facts.reason)
-    return Entry(item.path, identity, size, checksum, *result)
+    return Entry(item.path, identity, size, checksum, *result, journal.short(task.settings), time.time_ns())
 
 
 def _identity(settings: str, item: Item) -> str:

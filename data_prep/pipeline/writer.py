@@ -20,12 +20,13 @@ from vidkd.errors import DataError
 SHOWN = 10  # failures printed; all of them are in the index
 
 
-def finish(out: Path, listing: Listing, settings: dict[str, Any], allow_failures: int = 0) -> int:
+def finish(out: Path, listing: Listing, named: str, settings: dict[str, Any], allow_failures: int = 0) -> int:
     """Write the index, print the account, and say how the command should end: 0, or 2 if too much failed.
 
-    With failures allowed, those videos stay in the index without a part, so that the rest can be used.
+    `named` is what `produce` was told of the settings. With failures allowed, those videos stay in the index without a
+    part, so that the rest can be used.
     """
-    table = _joined(out, listing)
+    table = _joined(out, listing, named)
     for left in out.rglob(f"{PARTIAL}*"):  # by runs that were killed
         left.unlink(missing_ok=True)
     bad = table.filter(pc.not_equal(table["status"], "ok"))
@@ -49,18 +50,18 @@ def finish(out: Path, listing: Listing, settings: dict[str, Any], allow_failures
     return 2
 
 
-def is_complete(out: Path, listing: Listing) -> bool:
-    """Whether every video of the listing has been dealt with, by this shard or another."""
-    paths = journal.read(out)["path"]
+def is_complete(out: Path, listing: Listing, named: str) -> bool:
+    """Whether every video of the listing has been dealt with at these settings, by this shard or another."""
+    paths = journal.made_with(out, named)["path"]
     return bool(pc.all(pc.is_in(listing.table["path"], value_set=paths.combine_chunks())).as_py())
 
 
-def _joined(out: Path, listing: Listing) -> pa.Table:
+def _joined(out: Path, listing: Listing, named: str) -> pa.Table:
     """The rows of index.csv in the order of the listing."""
     if not listing.table.num_rows:
         raise DataError(f"{listing.name}: no videos were found")
     rows = listing.table.append_column("at", pa.array(range(listing.table.num_rows), pa.int64()))
-    table = rows.join(journal.read(out), "path", join_type="inner").sort_by("at")
+    table = rows.join(journal.made_with(out, named), "path", join_type="inner").sort_by("at")
     if table.num_rows < rows.num_rows:
         missing = rows.num_rows - table.num_rows
         raise DataError(f"{out}: {missing} of {rows.num_rows} videos are still to be made; run the other shards first")

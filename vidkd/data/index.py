@@ -227,11 +227,20 @@ def _check_numbers(root: Path, table: pa.Table) -> None:
 
 def write(root: Path, table: pa.Table, classes: tuple[str, ...], card: dict[str, Any]) -> None:
     """Write index.csv, classes.txt and dataset.json into `root`, each whole or not at all, the index last."""
-    (root / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-    (root / "dataset.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    texts = {"classes.txt": "".join(f"{name}\n" for name in classes), "dataset.json": json.dumps(card, indent=2) + "\n"}
+    for name, text in texts.items():
+        partial = root / f".tmp-{name}"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(root / name)
     partial = root / ".tmp-index.csv"
     pyarrow.csv.write_csv(table, partial)
     partial.replace(root / "index.csv")
+
+
+def discard(root: Path) -> None:
+    """Take the index away, if there is one: of a folder whose videos are about to change."""
+    for name in ("index.csv", "index.parquet"):
+        (root / name).unlink(missing_ok=True)
 
 
 def _read_card(path: Path) -> dict[str, Any]:
