@@ -107,7 +107,7 @@ def _videos_in(folder: str, above: tuple[str, ...], others: Counter[str]) -> Ite
     for entry in entries:
         if entry.name.startswith("."):
             others["hidden"] += 1
-        elif entry.is_dir():
+        elif os.path.isdir(entry.path):  # False of a link to itself, where the entry would raise
             folders.append(entry.path)
         elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
             others["without the suffix of a video"] += 1

@@ -16,9 +16,9 @@ def root(tmp_path, make_video):
     return tmp_path / "in"
 
 
-def prepared(root, tmp_path, data_prep, read_rows) -> tuple[set[str], str, dict]:
+def prepared(root, tmp_path, data_prep, read_rows, failures=0) -> tuple[set[str], str, dict]:
     out = tmp_path / "out"
-    status, said = data_prep("folder", "--root", root, "--out", out, "--test-fraction", 0)
+    status, said = data_prep("folder", "--root", root, "--out", out, "--test-fraction", 0, "--allow-failures", failures)
     assert status == 0, said
     return set(read_rows(out)), said, json.loads((out / "provenance.json").read_text())["notes"]
 
@@ -39,9 +39,13 @@ def test_links_to_folders_are_followed_and_lead_round_nowhere(root, tmp_path, da
     (root / "b").rename(tmp_path / "elsewhere/b")
     (root / "b").symlink_to(tmp_path / "elsewhere/b")
     (root / "a/up").symlink_to(root)
+    (root / "a/itself.mp4").symlink_to(root / "a/itself.mp4")
+    (root / "a/nowhere.mp4").symlink_to(root / "nowhere.mp4")
     (tmp_path / "elsewhere/b/round").symlink_to(root / "a")  # a/up is gone; b/round/up leads back
     (root / "a/deep/there").symlink_to(tmp_path / "elsewhere/b")
-    paths, _, notes = prepared(root, tmp_path, data_prep, read_rows)
+    paths, said, notes = prepared(root, tmp_path, data_prep, read_rows, 4)
+    assert "1 refused" not in said and "4 refused" in said
+    paths = {path for path in paths if path.split("/")[-1] not in ("itself.mp4", "nowhere.mp4")}
     assert paths == {"a/1.mp4", "a/deep/2.mp4", "a/deep/there/3.mp4", "b/3.mp4", "b/round/1.mp4", "b/round/deep/2.mp4"}
     assert notes["left out"] == "4 a link to a folder above it"
 
