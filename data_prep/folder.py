@@ -93,8 +93,8 @@ def _notes(root: Path, items: list[Item], others: Counter[str]) -> dict[str, obj
     labels = {item.label for item in items}
     empty = sorted({path.name for each in roots for path in _folders(each)} - labels)
     notes: dict[str, object] = {"split": "from folders" if _has_parts(root) else "drawn at random"}
-    if others:
-        notes["left out"] = ", ".join(f"{n} {why}" for why, n in sorted(others.items()))
+    if others.total():
+        notes["left out"] = ", ".join(f"{n} {why}" for why, n in sorted(others.items()) if n)
     if empty:
         notes["no videos"] = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
     return notes

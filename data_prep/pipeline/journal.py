@@ -18,6 +18,7 @@ SCHEMA = pa.schema(
         ("identity", pa.string()),
         *((name, index.SCHEMA[name]) for name in COLUMNS),
         ("settings", pa.string()),
+        ("source_checksum", pa.string()),
         ("at_ns", pa.int64()),
     ]
 )
@@ -38,6 +39,7 @@ class Entry:
     status: str = "ok"
     reason: str = ""
     settings: str = ""  # a short name of all options that change the bytes
+    source_checksum: str = ""  # of the file it was made from
     at_ns: int = 0  # when, since 1970: what was written last counts, whichever journal it stands in
 
 
@@ -87,7 +89,7 @@ def _read_one(path: Path) -> pa.Table:
     parse = pyarrow.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
     read = pyarrow.json.ReadOptions(block_size=max(1 << 20, len(whole) // 64))
     table = pyarrow.json.read_json(pa.BufferReader(whole), read, parse).select(SCHEMA.names)
-    for name, unknown in (("settings", ""), ("at_ns", 0)):  # older journals lack them
+    for name, unknown in (("settings", ""), ("source_checksum", ""), ("at_ns", 0)):  # older journals lack them
         table = table.set_column(table.column_names.index(name), name, pc.fill_null(table[name], unknown))
     return table
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from data_prep.pipeline import prepare
+from data_prep.pipeline import archives, prepare
 from data_prep.pipeline.download import Download, download
 from data_prep.pipeline.listing import Item, Listing, table_of
 from vidkd.errors import ConfigError, DataError
@@ -106,7 +106,7 @@ def _videos_in(folder: str, above: tuple[str, ...], others: Counter[str]) -> Ite
     folders = []
     for entry in entries:
         if entry.name.startswith("."):
-            others["hidden"] += 1
+            others["hidden"] += entry.name != archives.MARKER  # which we have put there
         elif os.path.isdir(entry.path):  # False of a link to itself, where the entry would raise
             folders.append(entry.path)
         elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 
 from data_prep.pipeline import ffmpeg, journal
 from data_prep.pipeline.listing import Listing
@@ -17,6 +18,7 @@ from vidkd.data import index
 from vidkd.data.index import pc
 from vidkd.errors import DataError
 
+SOURCES = ("source", "source_checksum")
 SHOWN = 10  # failures printed; all of them are in the index
 
 
@@ -27,6 +29,7 @@ def finish(out: Path, listing: Listing, named: str, settings: dict[str, Any], al
     part, so that the rest can be used.
     """
     table = _joined(out, listing, named)
+    sources = _write_sources(out, table)
     for left in out.rglob(f"{PARTIAL}*"):  # by runs that were killed
         left.unlink(missing_ok=True)
     bad = table.filter(pc.not_equal(table["status"], "ok"))
@@ -36,9 +39,9 @@ def finish(out: Path, listing: Listing, named: str, settings: dict[str, Any], al
     card = {"name": listing.name, "horizontal_flip": listing.horizontal_flip}
     if listing.form == "flow":
         card["modality"] = "flow"
-    index.write(out, table, listing.classes, card)
+    index.write(out, table.drop_columns(list(SOURCES)), listing.classes, card)
     counts = _counts(table, listing.splits)
-    _write_provenance(out, listing, settings, counts)
+    _write_provenance(out, listing, settings, counts, sources)
     print(_account(out, table, listing, bad, counts))
     if allowed:
         return 0
@@ -65,7 +68,15 @@ def _joined(out: Path, listing: Listing, named: str) -> pa.Table:
     if table.num_rows < rows.num_rows:
         missing = rows.num_rows - table.num_rows
         raise DataError(f"{out}: {missing} of {rows.num_rows} videos are still to be made; run the other shards first")
-    return table.select([*index.SCHEMA, *listing.splits])
+    return table.select([*index.SCHEMA, *listing.splits, *SOURCES])
+
+
+def _write_sources(out: Path, table: pa.Table) -> dict[str, str]:
+    """sources.csv: which file each video was made from, and the checksum of that file."""
+    partial, path = out / f"{PARTIAL}sources.csv", out / "sources.csv"
+    pyarrow.csv.write_csv(table.select(["path", *SOURCES]), partial)
+    partial.replace(path)
+    return {"path": path.name, "checksum": checksum_of(path)}
 
 
 def _without_parts(table: pa.Table, splits: tuple[str, ...]) -> pa.Table:
@@ -83,7 +94,9 @@ def _counts(table: pa.Table, splits: tuple[str, ...]) -> dict[str, Any]:
     return {"status": tally("status"), **{name: tally(name) for name in splits}}
 
 
-def _write_provenance(out: Path, listing: Listing, settings: dict[str, Any], counts: dict[str, Any]) -> None:
+def _write_provenance(
+    out: Path, listing: Listing, settings: dict[str, Any], counts: dict[str, Any], sources: dict[str, str]
+) -> None:
     files = [{"path": str(p), "bytes": p.stat().st_size, "checksum": checksum_of(p)} for p in listing.files]
     content = {
         "data_set": listing.name,
@@ -92,6 +105,7 @@ def _write_provenance(out: Path, listing: Listing, settings: dict[str, Any], cou
         "settings": settings,
         "versions": {"vidkd": version("vidkd"), "python": platform.python_version(), "ffmpeg": ffmpeg.version()},
         "listing_files": files,
+        "sources": sources,
         "counts": counts,
         "notes": listing.notes,
     }

@@ -63,3 +63,11 @@ def test_what_lies_beside_the_parts(root, tmp_path, data_prep, read_rows):
     (root / "list.csv").write_text("x")
     paths, said, _ = prepared(root, tmp_path, data_prep, read_rows)
     assert paths == {"train/a/1.mp4", "train/a/deep/2.mp4", "train/b/3.mp4"} and "1 beside the parts" in said
+
+
+def test_a_video_and_a_folder_of_one_name(root, tmp_path, data_prep):
+    """a/1.mp4 cannot be made where a/1.mp4/2.mp4 is to be."""
+    os.rename(root / "a/1.mp4", root / "a/1.avi")
+    os.rename(root / "a/deep", root / "a/1.mp4")
+    status, said = data_prep("folder", "--root", root, "--out", tmp_path / "out")
+    assert status == 2 and "'a/1.mp4' would be a video and a folder" in said and "Traceback" not in said
