@@ -33,7 +33,9 @@ def _order_count_type(parameters: bytes) -> int:
     if profile in HAS_CHROMA_FORMAT:
         if bits.number() == 3:
             bits.fixed(1)  # separate planes
-        bits.number(), bits.number(), bits.fixed(1)  # bits of luma and of chroma; a lossless mode
+        for _ in ("luma", "chroma"):
+            bits.number()  # bits of a sample
+        bits.fixed(1)  # a lossless mode
         if bits.fixed(1):  # scaling lists
             return -1
     bits.number()  # the range of frame numbers
