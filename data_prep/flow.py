@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         if (data.root / name).is_file():
             shutil.copyfile(data.root / name, args.out / name)
     failed = pc.sum(pc.not_equal(data.table["status"], "ok")).as_py()  # there already, and in no part
-    return writer.finish(args.out, listing, asdict(settings), failed)
+    return writer.finish(args.out, listing, str(settings), asdict(settings), failed)
 
 
 def listing_of(data: index.Index) -> Listing:

@@ -1,9 +1,11 @@
 """Videos in one folder a class: `<root>/<class>/<video>`, or with the parts given, `<root>/train/<class>/<video>`.
 
 Where there are no folders train, val and test, a part of every class is drawn at random to test on.
+Links to folders are followed; hidden files and other kinds are passed over, and counted.
 """
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from data_prep.pipeline import holdout, official, prepare
@@ -31,7 +33,11 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--test-fraction must be 0 or more and below 1")
     if not args.root.is_dir():
         raise ConfigError(f"--root {args.root}: not a folder")
-    items = _with_parts(args.root) or _drawn(args.root, args.test_fraction, args.split_seed)
+    others: Counter[str] = Counter()
+    if _has_parts(args.root):
+        items = _with_parts(args.root, others)
+    else:
+        items = _drawn(args.root, args.test_fraction, args.split_seed, others)
     if not items:
         raise DataError(f"{args.root}: no videos in folders of classes, <root>/<class>/<video>, were found")
     listing = Listing(
@@ -41,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         table=table_of(items, ("split1",)),
         horizontal_flip="changes_labels" if args.flip_changes_labels else "keeps_labels",
         licence="not stated",
-        notes={"split": "from folders" if _has_parts(args.root) else "drawn at random"},
+        notes=_notes(args.root, items, others),
     )
     return prepare.run(listing, args)
 
@@ -50,26 +56,45 @@ def _has_parts(root: Path) -> bool:
     return (root / "train").is_dir()
 
 
-def _with_parts(root: Path) -> list[Item]:
-    if not _has_parts(root):
-        return []
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _with_parts(root: Path, others: Counter[str]) -> list[Item]:
+    folders = _folders(root)
     if strange := [path.name for path in folders if path.name not in PARTS]:
         raise DataError(f"{root}: beside train/ there may be val/ and test/ only, not {strange[0]!r}")
-    return [item for path in folders for item in _items(path, path.name + "/", PARTS[path.name])]
+    for path in root.iterdir():
+        if path not in folders:
+            others["beside the parts"] += 1
+    return [item for path in folders for item in _items(path, path.name + "/", PARTS[path.name], others)]
 
 
-def _drawn(root: Path, fraction: float, seed: int) -> list[Item]:
-    items = _items(root, "", "train")
+def _drawn(root: Path, fraction: float, seed: int, others: Counter[str]) -> list[Item]:
+    items = _items(root, "", "train", others)
     test = holdout.choose([i.label for i in items], [i.path for i in items], fraction, seed) if fraction else set()
     return [Item(i.path, i.source, i.label, i.group, ("test",)) if i.path in test else i for i in items]
 
 
-def _items(root: Path, prefix: str, part: str) -> list[Item]:
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _items(root: Path, prefix: str, part: str, others: Counter[str]) -> list[Item]:
     items = []
-    for path in official.videos_under(root):
+    for path in official.videos_under(root, others):
         label, *rest = path.relative_to(root).parts
-        if rest:
-            target = "/".join([official.folder_of(label), *rest[:-1], f"{path.stem}.mp4"])
-            items.append(Item(prefix + target, str(path.absolute()), label, parts=(part,)))
+        if not rest:
+            raise DataError(f"{path}: lies in no folder of a class; move it into one, or out of {root}")
+        target = "/".join([official.folder_of(label), *rest[:-1], f"{path.stem}.mp4"])
+        items.append(Item(prefix + target, str(path.absolute()), label, parts=(part,)))
     return items
+
+
+def _notes(root: Path, items: list[Item], others: Counter[str]) -> dict[str, object]:
+    """Where the parts come from, and what was passed over."""
+    roots = _folders(root) if _has_parts(root) else [root]
+    labels = {item.label for item in items}
+    empty = sorted({path.name for each in roots for path in _folders(each)} - labels)
+    notes: dict[str, object] = {"split": "from folders" if _has_parts(root) else "drawn at random"}
+    if others.total():
+        notes["left out"] = ", ".join(f"{n} {why}" for why, n in sorted(others.items()) if n)
+    if empty:
+        notes["no videos"] = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
+    return notes

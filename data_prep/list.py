@@ -12,6 +12,8 @@ from data_prep.pipeline import official, prepare
 from data_prep.pipeline.listing import Item, Listing, table_of
 from vidkd.errors import ConfigError, DataError
 
+MAX_CLASSES = 100_000
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_arguments(parser)
@@ -30,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     if not files:
         raise ConfigError("name at least one list: --train, --val or --test FILE")
     listed = [(part, *each) for part, file in files.items() for each in _read(file)]
+    if not listed:
+        raise DataError(f"{', '.join(map(str, files.values()))}: no video is listed")
     names = official.lines(args.classes) if args.classes else None
     classes, label_of = _classes([label for _, _, label in listed], names)
     items = [_item(args.root, path, label_of[label], part) for part, path, label in listed]
@@ -62,6 +66,8 @@ def _classes(labels: list[str], names: list[str] | None) -> tuple[tuple[str, ...
     different = set(labels)
     if all(label.isdecimal() for label in different):
         last = max(map(int, different))
+        if last >= MAX_CLASSES:
+            raise DataError(f"the label {last}: there may be {MAX_CLASSES} classes, numbered from 0")
         names = names or [str(i) for i in range(last + 1)]
         if last >= len(names):
             raise DataError(f"the label {last} is beyond the {len(names)} classes")
@@ -76,5 +82,7 @@ def _item(root: Path, listed: str, label: str, part: str) -> Item:
     inside = path.is_relative_to(root.absolute()) if path.is_absolute() else ".." not in path.parts
     if not inside:
         raise DataError(f"{listed}: lies outside of --root {root}")
+    if not path.name:
+        raise DataError(f"{listed!r} is not the path of a video")
     relative = path.relative_to(root.absolute()) if path.is_absolute() else path
     return Item(str(relative.with_suffix(".mp4")), str(root.absolute() / relative), label, parts=(part,))

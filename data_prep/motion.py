@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     produce.produce(args.out, listing, make, recipe, args.workers)
     if args.untrimmed:
         listing.notes["actions"] = untrimmed.write_segments(args.out, settings, classes, items)
-    return writer.finish(args.out, listing, vars(settings))
+    return writer.finish(args.out, listing, recipe, vars(settings))
 
 
 def chosen(said: str) -> tuple[str, ...]:

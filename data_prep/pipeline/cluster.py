@@ -32,14 +32,15 @@ def _results(
     import joblib  # pyright: ignore[reportMissingImports]
 
     cluster = {"dask": _dask, "ray": _ray}[executor]
-    with cluster(workers) as size, joblib.parallel_config(executor, n_jobs=size), joblib.Parallel() as parallel:
-        while chunk := list(islice(todo, EACH * size)):
-            try:
+    try:
+        with cluster(workers) as size, joblib.parallel_config(executor, n_jobs=size), joblib.Parallel() as parallel:
+            while chunk := list(islice(todo, EACH * size)):
                 yield from parallel(joblib.delayed(function)(*each) for each in chunk)
-            except (DataError, ConfigError):
-                raise
-            except Exception as error:  # noqa: BLE001  of the cluster: each kind has its own
-                raise DataError(f"--executor {executor}: {error}; the same command goes on from here") from None
+    except (DataError, ConfigError):
+        raise
+    except Exception as error:  # noqa: BLE001  of the cluster: each kind has its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"--executor {executor}: {reason}; the same command goes on from here") from None
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What a data set module hands to the pipeline: which videos there are, and what is known of them."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -39,9 +40,14 @@ class Listing:
     form: str = "video"  # how frames are kept: as H.264, or packed as "raw", "jpeg" or "flow"
 
     def __post_init__(self) -> None:
-        for name in self.classes:
-            if len(name.splitlines()) != 1 or name != name.strip():
-                raise DataError(f"the class {name!r}: a name must be one line, without spaces at its ends; rename it")
+        for what, names in (("data set", (self.name,)), ("class", self.classes)):
+            for name in names:
+                if len(name.splitlines()) != 1 or name != name.strip():
+                    right = "a name must be one line, without spaces at its ends; rename it"
+                    raise DataError(f"the {what} {name!r}: {right}")
+        if len(set(self.classes)) < len(self.classes):
+            twice = Counter(self.classes).most_common(1)[0][0]
+            raise DataError(f"the class {twice!r} is named twice; rename one of the two")
 
     def items(self) -> Iterator[Item]:
         for batch in self.table.to_batches(max_chunksize=BATCH):
@@ -54,13 +60,17 @@ def table_of(items: Iterable[Item], splits: Sequence[str]) -> pa.Table:
     """The columns of a listing; DataError if two videos would be written to one path."""
     names = ["path", "source", "label", "group", *splits]
     schema = pa.schema([(name, pa.string()) for name in names])
-    batches, seen, rest = [], set(), iter(items)
+    batches, seen, folders, rest = [], set(), set(), iter(items)
     while chunk := list(islice(rest, BATCH)):
         for item in chunk:
             key = item.path.casefold()  # one file on a file system that ignores case
             if key in seen:
                 raise DataError(f"{item.source}: a second video for {item.path!r}; rename one of the two")
             seen.add(key)
+            folders.add(key.rpartition("/")[0])
         rows = [(i.path, i.source, i.label, i.group, *i.parts) for i in chunk]
         batches.append(pa.RecordBatch.from_arrays([pa.array(c, pa.string()) for c in zip(*rows, strict=True)], names))
+    above = {folder[:at] for folder in folders for at in range(len(folder) + 1) if folder[at : at + 1] in ("/", "")}
+    if both := sorted(above & seen):
+        raise DataError(f"{both[0]!r} would be a video and a folder of others; rename one of the two")
     return pa.Table.from_batches(batches, schema)

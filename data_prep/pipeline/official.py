@@ -3,12 +3,13 @@
 import argparse
 import csv
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from data_prep.pipeline import prepare
+from data_prep.pipeline import archives, prepare
 from data_prep.pipeline.download import Download, download
 from data_prep.pipeline.listing import Item, Listing, table_of
 from vidkd.errors import ConfigError, DataError
@@ -87,16 +88,39 @@ def run(args: argparse.Namespace, name: str, lists: Lists, source: Source, found
     return prepare.run(listing, args)
 
 
-def videos_under(root: Path) -> Iterator[Path]:
-    """Every file below `root` with the suffix of a video, in the order of names; hidden ones are passed over."""
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
-                path = Path(folder, name)
-                if not _is_text(str(path)):
-                    raise DataError(f"{str(path)!r}: its name is not UTF-8; rename it")
-                yield path
+def videos_under(root: Path, others: Counter[str] | None = None) -> Iterator[Path]:
+    """Every file below `root` with the suffix of a video, in the order of names; links to folders are followed.
+
+    What is passed over is counted in `others`, by the reason. DataError for a folder that cannot be read.
+    """
+    yield from _videos_in(str(root), (os.path.realpath(root),), Counter() if others is None else others)
+
+
+def _videos_in(folder: str, above: tuple[str, ...], others: Counter[str]) -> Iterator[Path]:
+    """`above`: this folder and those it lies in, links resolved: a link to one of them would lead round for ever."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
+    folders = []
+    for entry in entries:
+        if entry.name.startswith("."):
+            others["hidden"] += entry.name != archives.MARKER  # which we have put there
+        elif os.path.isdir(entry.path):  # False of a link to itself, where the entry would raise
+            folders.append(entry.path)
+        elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
+            others["without the suffix of a video"] += 1
+        elif not _is_text(entry.path):
+            raise DataError(f"{entry.path!r}: its name is not UTF-8; rename it")
+        else:
+            yield Path(entry.path)
+    for path in folders:
+        real = os.path.realpath(path)
+        if real in above:
+            others["a link to a folder above it"] += 1
+        else:
+            yield from _videos_in(path, (*above, real), others)
 
 
 def _is_text(name: str) -> bool:

@@ -11,6 +11,9 @@ from data_prep.pipeline.listing import Listing
 from data_prep.pipeline.transcode import Settings, transcode
 from vidkd.errors import ConfigError
 
+MAX_TIMEOUT_S = 10**6
+MAX_WORKERS = 1024  # of one machine; --shard and --executor are for more
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every data set that is made from video files."""
@@ -62,8 +65,15 @@ def begin(args: argparse.Namespace) -> None:
         raise ConfigError(f"--root {args.root}: no such file or folder")
     if out == root or root in out.parents or out in root.parents:
         raise ConfigError(f"--out {args.out}: must lie beside --root {args.root}, which is never changed")
-    if not 0 <= args.holdout < 1 or not 0 <= args.crf <= 51 or args.timeout <= 0 or args.workers < 0:
-        raise ConfigError("--holdout must be 0 or more and below 1, --crf 0 to 51, --timeout above 0")
+    bounds = {
+        "--holdout": (0 <= args.holdout < 1, "0 or more and below 1"),
+        "--crf": (0 <= args.crf <= 51, "0 to 51"),
+        "--timeout": (0 < args.timeout <= MAX_TIMEOUT_S, f"above 0, and at most {MAX_TIMEOUT_S}"),
+        "--workers": (0 <= args.workers <= MAX_WORKERS, f"0 to {MAX_WORKERS}"),
+        "--allow-failures": (args.allow_failures >= 0, "0 or more"),
+    }
+    if wrong := [f"{option} must be {right}" for option, (is_right, right) in bounds.items() if not is_right]:
+        raise ConfigError("; ".join(wrong))
     for name, ending in (("root", "unpacked"), ("annotations", "annotations")):
         path = getattr(args, name, None)
         if path is not None and archives.is_archive(path):
@@ -82,7 +92,7 @@ def run(listing: Listing, args: argparse.Namespace) -> int:
         listing = pack.listing_of(listing, args.frames)
         make, named = functools.partial(pack.make_packed, make, args.frames), f"{named} {args.frames}"
     produce.produce(args.out, listing, make, named, args.workers, args.shard, args.executor)
-    if args.shard[1] > 1 and not writer.is_complete(args.out, listing):
+    if args.shard[1] > 1 and not writer.is_complete(args.out, listing, named):
         print(f"{args.out}: shard {args.shard[0]} of {args.shard[1]} is done; the last shard to end writes the index")
         return 0
     more = {"frames": args.frames}
@@ -90,7 +100,7 @@ def run(listing: Listing, args: argparse.Namespace) -> int:
         more |= {"holdout": args.holdout, "holdout_seed": args.holdout_seed}
     if origin := archives.origin_of(args.root):
         more["unpacked_from"] = origin
-    return writer.finish(args.out, listing, {**asdict(settings), **more}, args.allow_failures)
+    return writer.finish(args.out, listing, named, {**asdict(settings), **more}, args.allow_failures)
 
 
 def cores() -> int:

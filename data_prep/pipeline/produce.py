@@ -7,10 +7,11 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.process import BaseProcess
@@ -22,6 +23,7 @@ from data_prep.pipeline import cluster, journal
 from data_prep.pipeline.ffmpeg import DISK_FULL
 from data_prep.pipeline.journal import Done, Entry
 from data_prep.pipeline.listing import Item, Listing
+from vidkd.data import index
 from vidkd.errors import DataError
 
 
@@ -164,7 +166,9 @@ def _one(task: Task, item: Item, known: Done | None) -> Entry | None:
     partial = target.parent / f"{PARTIAL}{hashlib.sha1(target.name.encode()).hexdigest()[:16]}-{os.getpid()}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        index.discard(task.out)  # what it says of this video will no longer be so
         facts = task.make(item, partial)
+        source_checksum = _checksum_of_source(item)
         if facts.status == "ok":
             size, checksum = partial.stat().st_size, checksum_of(partial)
             partial.replace(target)
@@ -173,14 +177,17 @@ def _one(task: Task, item: Item, known: Done | None) -> Entry | None:
             partial.unlink(missing_ok=True)
             target.unlink(missing_ok=True)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # where its folder cannot be, neither can it
+            partial.unlink()
         raise DataError(
             f"{target}: cannot be written ({error.strerror}); mend that, and run the same command again"
         ) from None
     if DISK_FULL in facts.reason:
         raise DataError(f"{target}: the disk is full; free some space and run the same command again")
     result = (facts.frames, facts.fps, facts.width, facts.height, facts.status, facts.reason)
-    return Entry(item.path, identity, size, checksum, *result)
+    return Entry(
+        item.path, identity, size, checksum, *result, journal.short(task.settings), source_checksum, time.time_ns()
+    )
 
 
 def _identity(settings: str, item: Item) -> str:
@@ -191,6 +198,14 @@ def _identity(settings: str, item: Item) -> str:
     except (OSError, ValueError):  # rendered data have no file; a missing one is found out by who reads it
         source = ""
     return hashlib.sha256(f"{settings}\0{item.source}\0{source}".encode()).hexdigest()[:24]
+
+
+def _checksum_of_source(item: Item) -> str:
+    """Of the file that a decoder has just read; nothing for rendered data, or what cannot be read."""
+    try:
+        return checksum_of(Path(item.source)) if os.path.isfile(item.source) else ""
+    except (OSError, ValueError):
+        return ""
 
 
 def _size(path: Path) -> int:

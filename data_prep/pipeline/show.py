@@ -5,6 +5,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from vidkd.data import index
 from vidkd.data.index import pc
 from vidkd.errors import ConfigError, DataError
@@ -33,16 +35,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def pick(data: index.Index, count: int) -> list[dict[str, Any]]:
-    """Videos of every class in turn."""
+    """Videos of every class in turn, spread over the class: neighbours in the index are often cut from one source."""
     usable = data.table.filter(pc.equal(data.table["status"], "ok"))
     per_class = -(-count // max(pc.count_distinct(usable["label"]).as_py(), 1))
-    picked = [
-        usable.filter(pc.equal(usable["label"], name)).slice(0, per_class).to_pylist() for name in (*data.classes, "")
-    ]
+    picked = [_spread(usable.filter(pc.equal(usable["label"], name)), per_class) for name in (*data.classes, "")]
     turns = [rows[turn] for turn in range(per_class) for rows in picked if turn < len(rows)]
     if not turns:
         raise DataError(f"{data.root}: no video in it is ok")
     return turns[:count]
+
+
+def _spread(table: pa.Table, count: int) -> list[dict[str, Any]]:
+    """`count` rows at even distances, or all."""
+    count = min(count, table.num_rows)
+    return table.take([i * table.num_rows // count for i in range(count)]).to_pylist() if count else []
 
 
 def _draw(data: index.Index, rows: list[dict[str, Any]], columns: int, sheet: Path) -> None:

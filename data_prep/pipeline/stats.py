@@ -24,6 +24,7 @@ from vidkd.errors import ConfigError
 BINS = 24
 FRAMES = 4  # of each sample, from its start to its end
 FRAME_PX = 120  # a sample's width
+SHORT = 16  # letters of a cell that is not broken
 SHOWN = 20  # failures and sizes listed; the index has all
 PARTS = ("train", "val", "test", "")
 
@@ -229,9 +230,15 @@ def _origin(data: Index) -> str:
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = ("".join(f"<td style='text-align:left'>{_esc(cell)}</td>" for cell in row) for row in rows)
-    titles = "".join(f"<th style='text-align:left'>{_esc(name)}</th>" for name in head)
+    lines = ("".join(_cell("td", cell) for cell in row) for row in rows)
+    titles = "".join(_cell("th", name) for name in head)
     return f"<table><tr>{titles}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def _cell(tag: str, text: str) -> str:
+    """What is short stays on one line; a long path or sentence may be broken anywhere."""
+    kept = ";white-space:nowrap" if len(text) <= SHORT else ""
+    return f"<{tag} style='text-align:left{kept}'>{_esc(text)}</{tag}>"
 
 
 def _good(data: Index) -> pa.Table:

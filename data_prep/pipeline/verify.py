@@ -70,7 +70,7 @@ def wrong_with(root: Path, row: dict[str, Any], depth: int) -> str:
 
 def _decoded(path: Path) -> int:
     """How many frames can be decoded, by decoding them."""
-    if container.inspect(path).kind != "packed":
+    if container.inspect(path).kind not in ("packed", "features"):
         return ffmpeg.read(path, "mov", TIMEOUT_S).frames
     from vidkd.data.decode import open_video  # imports torch
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 
 from data_prep.pipeline import ffmpeg, journal
 from data_prep.pipeline.listing import Listing
@@ -17,15 +18,18 @@ from vidkd.data import index
 from vidkd.data.index import pc
 from vidkd.errors import DataError
 
+SOURCES = ("source", "source_checksum")
 SHOWN = 10  # failures printed; all of them are in the index
 
 
-def finish(out: Path, listing: Listing, settings: dict[str, Any], allow_failures: int = 0) -> int:
+def finish(out: Path, listing: Listing, named: str, settings: dict[str, Any], allow_failures: int = 0) -> int:
     """Write the index, print the account, and say how the command should end: 0, or 2 if too much failed.
 
-    With failures allowed, those videos stay in the index without a part, so that the rest can be used.
+    `named` is what `produce` was told of the settings. With failures allowed, those videos stay in the index without a
+    part, so that the rest can be used.
     """
-    table = _joined(out, listing)
+    table = _joined(out, listing, named)
+    sources = _write_sources(out, table)
     for left in out.rglob(f"{PARTIAL}*"):  # by runs that were killed
         left.unlink(missing_ok=True)
     bad = table.filter(pc.not_equal(table["status"], "ok"))
@@ -35,9 +39,9 @@ def finish(out: Path, listing: Listing, settings: dict[str, Any], allow_failures
     card = {"name": listing.name, "horizontal_flip": listing.horizontal_flip}
     if listing.form == "flow":
         card["modality"] = "flow"
-    index.write(out, table, listing.classes, card)
+    index.write(out, table.drop_columns(list(SOURCES)), listing.classes, card)
     counts = _counts(table, listing.splits)
-    _write_provenance(out, listing, settings, counts)
+    _write_provenance(out, listing, settings, counts, sources)
     print(_account(out, table, listing, bad, counts))
     if allowed:
         return 0
@@ -49,22 +53,30 @@ def finish(out: Path, listing: Listing, settings: dict[str, Any], allow_failures
     return 2
 
 
-def is_complete(out: Path, listing: Listing) -> bool:
-    """Whether every video of the listing has been dealt with, by this shard or another."""
-    paths = journal.read(out)["path"]
+def is_complete(out: Path, listing: Listing, named: str) -> bool:
+    """Whether every video of the listing has been dealt with at these settings, by this shard or another."""
+    paths = journal.made_with(out, named)["path"]
     return bool(pc.all(pc.is_in(listing.table["path"], value_set=paths.combine_chunks())).as_py())
 
 
-def _joined(out: Path, listing: Listing) -> pa.Table:
+def _joined(out: Path, listing: Listing, named: str) -> pa.Table:
     """The rows of index.csv in the order of the listing."""
     if not listing.table.num_rows:
         raise DataError(f"{listing.name}: no videos were found")
     rows = listing.table.append_column("at", pa.array(range(listing.table.num_rows), pa.int64()))
-    table = rows.join(journal.read(out), "path", join_type="inner").sort_by("at")
+    table = rows.join(journal.made_with(out, named), "path", join_type="inner").sort_by("at")
     if table.num_rows < rows.num_rows:
         missing = rows.num_rows - table.num_rows
         raise DataError(f"{out}: {missing} of {rows.num_rows} videos are still to be made; run the other shards first")
-    return table.select([*index.SCHEMA, *listing.splits])
+    return table.select([*index.SCHEMA, *listing.splits, *SOURCES])
+
+
+def _write_sources(out: Path, table: pa.Table) -> dict[str, str]:
+    """sources.csv: which file each video was made from, and the checksum of that file."""
+    partial, path = out / f"{PARTIAL}sources.csv", out / "sources.csv"
+    pyarrow.csv.write_csv(table.select(["path", *SOURCES]), partial)
+    partial.replace(path)
+    return {"path": path.name, "checksum": checksum_of(path)}
 
 
 def _without_parts(table: pa.Table, splits: tuple[str, ...]) -> pa.Table:
@@ -82,7 +94,9 @@ def _counts(table: pa.Table, splits: tuple[str, ...]) -> dict[str, Any]:
     return {"status": tally("status"), **{name: tally(name) for name in splits}}
 
 
-def _write_provenance(out: Path, listing: Listing, settings: dict[str, Any], counts: dict[str, Any]) -> None:
+def _write_provenance(
+    out: Path, listing: Listing, settings: dict[str, Any], counts: dict[str, Any], sources: dict[str, str]
+) -> None:
     files = [{"path": str(p), "bytes": p.stat().st_size, "checksum": checksum_of(p)} for p in listing.files]
     content = {
         "data_set": listing.name,
@@ -91,6 +105,7 @@ def _write_provenance(out: Path, listing: Listing, settings: dict[str, Any], cou
         "settings": settings,
         "versions": {"vidkd": version("vidkd"), "python": platform.python_version(), "ffmpeg": ffmpeg.version()},
         "listing_files": files,
+        "sources": sources,
         "counts": counts,
         "notes": listing.notes,
     }

@@ -68,6 +68,13 @@ def test_a_video_that_is_ok_has_frames_a_rate_and_a_size(root: Path, column: str
         index.read(root)
 
 
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x.mp4", "a/../../x.mp4", "..", ""])
+def test_a_path_that_leads_out_of_the_folder(root: Path, path: str):
+    rewrite(root, "path", path)
+    with pytest.raises(DataError, match="paths must lie in the folder"):
+        index.read(root)
+
+
 def test_a_video_that_is_not_ok_may_have_none(root: Path):
     rewrite(root, "frames", 0, status="unreadable")
     with pytest.raises(DataError, match="1 of 4 videos in part 'train' of 'split1' are not ok"):

@@ -37,6 +37,8 @@ def test_the_command_writes_a_picture(tmp_path: Path):
     out = tmp_path / "new" / "sheet.png"
     assert show.main([str(tmp_path), "--out", str(out), "--clips", "1"]) == 0
     assert io.decode_image(str(out)).shape[0] >= 3
+    with pytest.raises(ConfigError, match=r"--out .*new: cannot be written \(Is a directory\)"):
+        show.main([str(tmp_path), "--out", str(out.parent), "--clips", "1"])
     with pytest.raises(ConfigError, match="say which with --config"):
         show.main([str(tmp_path), "data.clip.frames=4"])
     with pytest.raises(ConfigError, match="at least 1 clip"):

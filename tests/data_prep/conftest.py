@@ -29,7 +29,8 @@ def make_video() -> Callable[..., Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture = ["-f", "lavfi", "-i", f"testsrc2=size={size}:rate={rate}"]
         noise = ["-f", "lavfi", "-i", "sine=duration=1"] if sound else []
-        ffmpeg.run([*picture, *noise, *more, "-frames:v", str(frames), *SOURCES[kind], f"file:{path}"], 60)
+        output = ["-frames:v", str(frames), *SOURCES[kind], "-threads", "1"]  # the same file on any number of cores
+        ffmpeg.run([*picture, *noise, *more, *output, f"file:{path}"], 60)
         return path
 
     return make

@@ -24,3 +24,15 @@ def test_without_the_package(tmp_path, videos, data_prep, monkeypatch):
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     status, said = data_prep("folder", "--root", videos, "--out", tmp_path / "out", "--executor", "ray")
     assert status == 2 and "pip install 'vidkd[ray]'" in said and "Traceback" not in said
+
+
+def test_a_cluster_that_does_not_start(tmp_path, videos, data_prep, monkeypatch):
+    def overloaded(workers: int):
+        raise RuntimeError("The current node timed out during startup.\nMore lines.")
+
+    pytest.importorskip("joblib")
+    monkeypatch.setattr(cluster, "find_spec", lambda name: True)
+    monkeypatch.setattr(cluster, "_ray", overloaded)
+    status, said = data_prep("folder", "--root", videos, "--out", tmp_path / "out", "--executor", "ray")
+    assert status == 2 and "error: --executor ray: The current node timed out during startup.; the same" in said
+    assert "Traceback" not in said and "More lines" not in said

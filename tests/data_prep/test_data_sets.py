@@ -1,4 +1,4 @@
-"""Each data set from its own lists and layout; the official lists, where at hand, have their official sizes."""
+"""Each data set from its own lists and layout."""
 
 import json
 from collections import Counter
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import jhmdb, kinetics, ucf101
-from data_prep.pipeline import official
+from data_prep import kinetics
 from data_prep.pipeline.holdout import choose
 from vidkd.data import index
 
@@ -27,38 +26,7 @@ def named_videos(tmp_path, make_video):
     return make
 
 
-# Official sizes.
-
-
-def test_ucf101_has_its_official_sizes(shared):
-    lists = ucf101.official_lists(shared / "annotations/ucf101_splits")
-    named = list(lists.named)
-    assert len(named) == 13_320 and len(lists.classes) == 101 and len(lists.files) == 7
-    counts = [Counter(video.parts[i] for video in named) for i in range(3)]
-    assert [(c["train"], c["test"]) for c in counts] == [(9537, 3783), (9586, 3734), (9624, 3696)]
-    assert len({video.group for video in named}) == 101 * 25
-    for i in range(3):
-        train, test = ({video.group for video in named if video.parts[i] == part} for part in ("train", "test"))
-        assert not train & test
-
-
-def test_hmdb51_has_its_official_sizes(shared):
-    lists = official.hmdb_lists(shared / "annotations/hmdb51_splits")
-    named = list(lists.named)
-    assert len(lists.classes) == 51 and len(lists.files) == 153 and len(named) == 6766
-    for i in range(3):
-        counts = Counter(video.parts[i] for video in named)
-        assert (counts["train"], counts["test"]) == (3570, 1530)
-
-
-def test_jhmdb_has_its_official_sizes(shared, tmp_path, data_prep):
-    """A fortieth of the real clips is made; the sizes are those of the list."""
-    words = ["jhmdb", "--root", shared / "data/jhmdb21", "--out", tmp_path / "out", "--copy"]
-    assert data_prep(*words, "--shard", "0/40")[0] == 0
-    assert len(list((tmp_path / "out").rglob("*.mp4"))) == 24
-    lists = official.own_lists(shared / "data/jhmdb21/splits.csv", jhmdb.COLUMNS, official.hmdb_source)
-    assert lists.splits[0] == "split1" and len(lists.classes) == 21
-    assert Counter(video.parts[0] for video in lists.named) == {"train": 660, "test": 268}
+# Real files.
 
 
 def test_real_ucf101_files(shared, tmp_path, data_prep, read_rows):
@@ -216,7 +184,10 @@ def test_lists(named_videos, tmp_path, data_prep, separator, read_rows):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
+        ("", "train.txt: no video is listed"),
+        ("c.avi 99999999999", "the label 99999999999: there may be"),
         ("alone", "not a path and a label"),
+        (". 1", "'.' is not the path of a video"),
         ("../out.avi 1", "outside of --root"),
         ("/etc/passwd 1", "outside of --root"),
     ],
@@ -226,6 +197,14 @@ def test_wrong_lists(named_videos, tmp_path, data_prep, line, told):
     words = ["list", "--root", named_videos("c.avi"), "--train", tmp_path / "train.txt", "--out", tmp_path / "out"]
     status, said = data_prep(*words)
     assert status == 2 and told in said and "Traceback" not in said
+
+
+def test_a_class_named_twice(named_videos, tmp_path, data_prep):
+    (tmp_path / "train.txt").write_text("c.avi 0\n")
+    (tmp_path / "names").write_text("x\ny\nx\n")
+    words = ["list", "--root", named_videos("c.avi"), "--train", tmp_path / "train.txt", "--out", tmp_path / "out"]
+    status, said = data_prep(*words, "--classes", tmp_path / "names")
+    assert status == 2 and "the class 'x' is named twice" in said
 
 
 def test_folders_with_parts(named_videos, tmp_path, data_prep, read_rows):

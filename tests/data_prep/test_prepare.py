@@ -1,5 +1,6 @@
 """From files to a prepared data set: what is in it, what is not done twice, what a kill leaves behind."""
 
+import csv
 import json
 import os
 import struct
@@ -13,6 +14,7 @@ import pytest
 
 from data_prep.pipeline import avi, ffmpeg, transcode
 from data_prep.pipeline.listing import Item
+from data_prep.pipeline.produce import checksum_of
 from data_prep.pipeline.transcode import output_size
 from vidkd.data import container, index
 from vidkd.data.decode import open_video
@@ -41,6 +43,11 @@ def test_what_comes_out(tmp_path, videos, data_prep, read_rows):
     card = json.loads((out / "provenance.json").read_text())
     assert card["counts"]["status"] == {"ok": 6} and card["settings"]["short_side"] == 56
     assert not list(out.rglob(".tmp*"))
+    with (out / "sources.csv").open(newline="") as file:
+        made_of = {row["path"]: (Path(row["source"]), row["source_checksum"]) for row in csv.DictReader(file)}
+    assert made_of.keys() == table.keys() and made_of["jump/b.mp4"][0] == videos / "jump/b.MKV"
+    assert all(checksum_of(source) == checksum for source, checksum in made_of.values())
+    assert card["sources"] == {"path": "sources.csv", "checksum": checksum_of(out / "sources.csv")}
 
 
 def sync_frames(path: Path) -> list[int]:
@@ -189,6 +196,10 @@ def test_two_frame_rates_and_a_turn(tmp_path, make_video, data_prep, read_rows):
         (["--root", "videos", "--out", "videos/out"], "must lie beside"),
         (["--root", "videos", "--out", "."], "must lie beside"),
         (["--root", "videos", "--out", "other"], "holds something else"),
+        (["--root", "videos", "--out", "out", "--timeout", "nan"], "--timeout must be above 0"),
+        (["--root", "videos", "--out", "out", "--workers", "9999999999"], "--workers must be 0 to 1024"),
+        (["--root", "videos", "--out", "out", "--allow-failures", "-1"], "--allow-failures must be 0 or more"),
+        (["--root", "videos", "--out", "other", "--name", "a\nb"], "the data set 'a\\nb': a name must be one line"),
         (["--root", "empty", "--out", "out"], "no videos"),
         (["--root", "videos", "--out", "out", "--holdout", "1.5"], "--holdout"),
         (["--root", "videos", "--out", "/proc/x"], "cannot be written to"),

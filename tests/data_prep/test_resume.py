@@ -1,5 +1,6 @@
 """What is made once is not made twice, whatever happened in between, and the result is always the same."""
 
+import json
 import os
 import shutil
 import signal
@@ -37,6 +38,36 @@ def test_shards_make_the_same(tmp_path, videos, data_prep, tree):
     assert data_prep("folder", "--root", videos, "--out", parts, "--shard", "0/2")[0] == 0
     made = {name: content for name, content in tree(parts).items() if not name.startswith(".journal")}
     assert made == tree(whole)
+
+
+def test_shards_with_other_options_and_numbers(tmp_path, videos, data_prep, read_rows):
+    """A finished folder, made anew with other options by shards: no index until all is, and then of what is there."""
+    out = tmp_path / "out"
+    words = ["folder", "--root", videos, "--out", out]
+    assert data_prep(*words)[0] == 0
+    for short_side, shards in ((32, ("0/2", "1/2")), (40, ("2/3", "0/3", "1/3")), (32, ("1/2", "0/2"))):
+        for shard in shards:
+            assert data_prep(*words, "--short-side", short_side, "--shard", shard)[0] == 0
+            assert (out / "index.csv").exists() == (shard == shards[-1])
+        assert {row["height"] for row in read_rows(out).values()} == {short_side, short_side * 70 // 56 // 2 * 2}
+        assert data_prep("verify", out, "--deep")[0] == 0
+    made = {path: path.stat().st_ino for path in out.rglob("*.mp4")}
+    assert data_prep(*words, "--short-side", 32)[0] == 0
+    assert made == {path: path.stat().st_ino for path in out.rglob("*.mp4")}
+
+
+def test_a_journal_of_before_is_read(tmp_path, videos, data_prep, tree):
+    """Entries once had no settings and no time."""
+    out = tmp_path / "out"
+    assert data_prep("folder", "--root", videos, "--out", out)[0] == 0
+    before, made = tree(out), {path: path.stat().st_ino for path in out.rglob("*.mp4")}
+    journal = out / ".journal.jsonl"
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    for entry in entries:
+        del entry["settings"], entry["at_ns"]
+    journal.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    assert data_prep("folder", "--root", videos, "--out", out)[0] == 0
+    assert tree(out) == before and made == {path: path.stat().st_ino for path in out.rglob("*.mp4")}
 
 
 def test_killed_and_resumed(tmp_path, make_video, data_prep, tree):

@@ -3,12 +3,14 @@
 import base64
 import io
 import re
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
-from data_prep.pipeline import stats
+from data_prep.pipeline import show, stats
 from vidkd.data import index
 
 
@@ -29,6 +31,7 @@ def test_figures_and_pictures(tmp_path, videos, data_prep):
     assert len(pictures) == 3 * stats.FRAMES
     first = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0]))))
     assert first.shape == (120, 160, 3) and first.std() > 20
+    assert "<td style='text-align:left;white-space:nowrap'>refused</td>" in page  # not a letter below the others
     assert not re.search(r"(src|href)=(?!['\"]?data:)|url\(|@import", page)
 
 
@@ -66,3 +69,10 @@ def test_a_set_without_a_usable_video(tmp_path, videos, data_prep):
     status, said = data_prep("stats", tmp_path / "out", "--samples", 0)
     assert status == 0, said
     assert "it is empty" in (tmp_path / "out/stats.html").read_text()
+
+
+def test_samples_are_spread_over_a_class():
+    rows = [{"label": "ab"[i // 60], "path": str(i), "status": "ok"} for i in range(70)]
+    data = index.Index(Path("."), pa.Table.from_pylist(rows), ("a", "b"), {})
+    assert [row["path"] for row in show.pick(data, 6)] == ["0", "60", "20", "63", "40", "66"]
+    assert len(show.pick(data, 1000)) == 70

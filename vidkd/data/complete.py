@@ -5,6 +5,8 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+from vidkd.data.mp4 import MAX_BOXES
+
 
 def missing_bytes(path: Path, kind: str) -> int:
     """How many bytes the container announces beyond the end of the file; 0 where it is whole or does not say."""
@@ -18,7 +20,9 @@ def missing_bytes(path: Path, kind: str) -> int:
 
 def _mp4_end(file: BinaryIO, size: int) -> int:
     at = 0
-    while at + 8 <= size:
+    for _ in range(MAX_BOXES):
+        if at + 8 > size:
+            break
         file.seek(at)
         head = file.read(16)
         length = struct.unpack(">I", head[:4])[0]

@@ -113,7 +113,7 @@ def _mp4_header(path: Path, file: BinaryIO, file_bytes: int) -> Header:
         _broken(path, "it has no moov box: it was cut short, or never finished")
     try:
         track = mp4.video_track(moov)
-    except (struct.error, IndexError, KeyError) as error:
+    except (struct.error, IndexError, KeyError, ValueError) as error:
         _broken(path, f"its moov box is damaged ({error!r})")
     if track is None:
         return Header("mov")

@@ -185,6 +185,8 @@ def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
         if None in times or len(set(times)) < len(times) or any(discarded for _, _, discarded in packets):
             return Facts(kind)
         in_order = times == sorted(times) and len(times) > 1 and packets[0][1]
+        if in_order and codec.has_b_frames:  # the decoder reorders frames, and no packet says so
+            return Facts(kind)
         known = codec.codec.canonical_name in ("h264", "vp8", "vp9") and codec.width >= DECORD_MIN_WIDTH_PX
         return Facts(kind, timed=True, decord_is_exact=in_order and known)
     except backend.errors as error:

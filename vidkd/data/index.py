@@ -4,7 +4,7 @@
     classes.txt                    one class a line; the line's number is the label
     dataset.json                   {"name", "horizontal_flip": "keeps_labels" | "changes_labels", ...}, and of optical
                                    flow or of features (features.py) "modality": "flow" or "features"
-    provenance.json                how it was made (written by data_prep, read by people)
+    provenance.json, sources.csv   how it was made, and of which files (written by data_prep, read by people)
 
 `path` is relative to the folder: an H.264 .mp4, or its frames packed (packed.py) as .raw, .jpeg or .flow; features
 are .npy. A column whose name starts with `split` holds "train", "val", "test" or nothing.
@@ -47,6 +47,7 @@ SCHEMA = {
     "reason": pa.string(),  # why not ok
 }
 MEASURED = ("bytes", "frames", "fps", "width", "height")  # more than 0 of every video that is ok
+OUTSIDE = r"^/|^$|(^|/)\.\.(/|$)"  # paths that lead elsewhere
 STATUSES = ("ok", "truncated", "unreadable", "refused")
 
 
@@ -204,6 +205,10 @@ def read(root: Path) -> Index:
         raise DataError(
             f"{root}: {len(foreign)} label(s) are not in classes.txt: {one_of(name, list(classes)[:50], 'class')}"
         )
+    outside = table.filter(pc.match_substring_regex(table["path"], OUTSIDE))
+    if outside.num_rows:
+        path = outside["path"][0].as_py()
+        raise DataError(f"{root}: the index names {path!r}; paths must lie in the folder, and be relative to it")
     names = pc.replace_substring_regex(table["path"], r"\.[^./]*$", "")
     if pc.count_distinct(names).as_py() != table.num_rows:
         raise DataError(f"{root}: the index names some video twice (names are paths without their suffix)")
@@ -227,11 +232,20 @@ def _check_numbers(root: Path, table: pa.Table) -> None:
 
 def write(root: Path, table: pa.Table, classes: tuple[str, ...], card: dict[str, Any]) -> None:
     """Write index.csv, classes.txt and dataset.json into `root`, each whole or not at all, the index last."""
-    (root / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-    (root / "dataset.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    texts = {"classes.txt": "".join(f"{name}\n" for name in classes), "dataset.json": json.dumps(card, indent=2) + "\n"}
+    for name, text in texts.items():
+        partial = root / f".tmp-{name}"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(root / name)
     partial = root / ".tmp-index.csv"
     pyarrow.csv.write_csv(table, partial)
     partial.replace(root / "index.csv")
+
+
+def discard(root: Path) -> None:
+    """Take the index away, if there is one: of a folder whose videos are about to change."""
+    for name in ("index.csv", "index.parquet"):
+        (root / name).unlink(missing_ok=True)
 
 
 def _read_card(path: Path) -> dict[str, Any]:

@@ -120,6 +120,8 @@ class PyAV:
     def _by_time(self, indices: list[int]) -> Iterator[Any]:
         """The frames, each known by its time: one that jumping does not find is looked for from earlier on."""
         times, keys = self.times
+        if not times:
+            return
         decoding: Iterator[Any] = iter(())
         at = times[0] - 1  # the time of the frame decoded last
         for wanted in (times[i] for i in indices if i < len(times)):
@@ -127,6 +129,8 @@ class PyAV:
             frame = None if keys[key] > at else _until(decoding, wanted)
             while frame is None and key >= 0:
                 decoding = self._from_key(keys[key])
+                if self.facts.indexed:  # nothing was read of the frames yet: the index may call any a key frame
+                    decoding = _if_key(decoding)
                 frame, key = _until(decoding, wanted), key - 1
             if frame is None:
                 raise DataError(f"{self.path}: its frame {bisect.bisect(times, wanted) - 1} is damaged; {REMEDY}")
@@ -185,6 +189,18 @@ class PyAVStored(PyAV):
             _idle[self.kind] = self.codec
 
     def _from_key(self, time: int) -> Iterator[Any]:
+        """All frames from the key frame `time` on, none if it is no key frame: the decoder would wait for the next.
+
+        DataError where a packet does not become the next frame.
+        """
+        for number, frame in enumerate(self._decoded_from(time), time):
+            if frame.pts != number == time:
+                return
+            if frame.pts != number:
+                raise DataError(f"{self.path}: its frame {number} is damaged or out of order; {REMEDY}")
+            yield frame
+
+    def _decoded_from(self, time: int) -> Iterator[Any]:
         self.codec.flush_buffers()
         try:
             for number in range(time, len(self.sizes)):
@@ -212,6 +228,14 @@ def _decoder(stored: Stored) -> Any:
 def _rgb(rows: Tensor) -> Tensor:
     """rows [..., H, 3 W] as [..., 3, H, W]."""
     return rows.unflatten(-1, (-1, 3)).movedim(-1, -3)
+
+
+def _if_key(decoding: Iterator[Any]) -> Iterator[Any]:
+    """The same frames; none if the first is no key frame, for then it lacks what it was made from."""
+    first = next(decoding, None)
+    if first is not None and first.key_frame:
+        yield first
+        yield from decoding
 
 
 def _until(decoding: Iterator[Any], time: int) -> Any | None:

@@ -43,8 +43,11 @@ def main(argv: list[str]) -> int:
     data, views = _settings(args.root, args.config, args.overrides, data_set)
     part = data_set.part(args.split or data.split, args.part or data.train)
     sheet = draw(data_set, part, data, views, args.clips, args.epoch)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(sheet).print_png(args.out)
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        FigureCanvasAgg(sheet).print_png(args.out)
+    except OSError as error:
+        raise ConfigError(f"--out {args.out}: cannot be written ({error.strerror})") from None
     print(f"written to {args.out}: look at it")  # noqa: T201
     return 0
 
