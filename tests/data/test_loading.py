@@ -197,6 +197,18 @@ def test_workers_outlive_signals_to_the_group(part: Part):
     assert seen == [(f"clip_{i}",) for i in range(8)]
 
 
+def started_too_late() -> None:
+    os.getppid = lambda: 1  # who adopted it
+    loading._start_worker(0)
+
+
+def test_a_worker_whose_process_died_before_it_listened_ends():
+    worker = multiprocessing.get_context("fork").Process(target=started_too_late)
+    worker.start()
+    worker.join(10)
+    assert worker.exitcode == -signal.SIGKILL
+
+
 def test_a_loader_left_halfway_ends_its_workers(part: Part):
     batches = iter(troubled(part, "none"))
     next(batches)

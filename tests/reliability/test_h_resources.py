@@ -131,9 +131,10 @@ def test_h2_memory_files_and_threads_stay_as_they_are(root, tmp_path):
     )
     assert run.process.exitcode == 0, run.said()
     seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
-    settled, end = seen[300], seen[-1]
-    assert end[0] < 1.05 * settled[0]
-    assert end[1:] == settled[1:]
+    # Pipes of workers come and go: what counts is the most of a thousand steps.
+    settled, end = ([max(column) for column in zip(*part, strict=True)] for part in (seen[300:1300], seen[1300:]))
+    assert end[0] < 1.05 * seen[300][0]
+    assert end[1] <= settled[1] and end[2] <= settled[2]
     assert not shared_memory_of_the_dead()
 
 

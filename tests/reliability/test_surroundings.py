@@ -18,7 +18,7 @@ import vidkd
 from conftest import REPOSITORY
 from reliability import runs
 from small_run import KD, SMALL, lines, same, tensors
-from vidkd import checkpoint, config_file, evaluation, processes, run_dir, train, trained
+from vidkd import checkpoint, config_file, evaluation, processes, run_dir, train, trained, trainer
 from vidkd.errors import ConfigError
 
 PLAIN = ("methods=[]", "teacher=null")
@@ -51,14 +51,27 @@ def test_c4_a_run_that_was_stopped_for_longer_than_a_video_may_take_goes_on(root
     assert runs.left(out) == whole
 
 
+def signalled(number: int, step: int) -> None:
+    """Have the process send itself a signal inside a step."""
+    update, steps = trainer.update, 0
+
+    def then(*args):
+        nonlocal steps
+        made, steps = update(*args), steps + 1
+        if steps == step:
+            os.killpg(0, number)
+        return made
+
+    trainer.update = then
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGALRM, signal.SIGUSR2, signal.SIGXCPU])
 @pytest.mark.slow
 def test_b1_any_other_signal_is_at_worst_a_kill(root, tmp_path, whole, number):
     out = tmp_path / "run"
-    run = runs.start(root, out, env={"PYTHONFAULTHANDLER": ""})
-    run.wait_for_step(5)
-    run.signal(number)
-    assert run.end(30) in (-number, 129)
+    run = runs.run(root, out, env={"PYTHONFAULTHANDLER": ""}, before=partial(signalled, number, 5))
+    assert run.process.exitcode in (-number, 129)
+    assert lines(out)[-1]["step"] in (4, 5)
     again = runs.run(root, out)
     assert again.process.exitcode == 0, again.said()
     assert runs.left(out) == whole

@@ -5,6 +5,8 @@ is shared instead of copied, and a worker starts in milliseconds, not in the sec
 """
 
 import gc
+import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -249,6 +251,9 @@ def _start_worker(_worker: int) -> None:
     gc.freeze()  # what the parent left is there for good: never to be searched for garbage, nor its pages copied
     sys.excepthook = _hung_up
     signals.die_with_parent(signal.SIGKILL)  # also where a decoder hangs, and nothing else would be heard
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it died before we asked for that
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
