@@ -82,6 +82,14 @@ def test_maps_without_a_direction_are_counted_and_mended(root):
     assert "student.taps={signed: {path: <the block's last ReLU>, listen: input}} methods.0.student_tap=signed" in early
 
 
+def test_maps_too_small_for_a_direction_are_named(root):
+    text = " ".join(said(root, methods("late_signed"), "student.view.size_px=8").split())
+    assert (
+        "careful: methods.0 (feature_consistency) compares directions, and a late_signed map of the student has 1 "
+        "number(s) (1x1): take an earlier tap (see student.taps), whose maps are larger" in text
+    )
+
+
 def test_a_clip_a_network_cannot_take_is_named_with_the_overrides_that_mend_it(root):
     text = r"student: mvit_v2_s takes 16 frames, not 8; takes 224 px a side, not 32; set student.view.frames=16 "
     text += r"student.view.size_px=224, or student.options=\{frames: ..., size_px: ...\} to build it for other clips"

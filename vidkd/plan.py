@@ -35,6 +35,7 @@ from vidkd.types import ClipBatch, View
 Rows = list[list[str]]
 Answers = tuple[View, View | None]  # of the student and of the teacher, to one batch
 WIDTH = 100  # columns of the text
+FEW = 4  # numbers a map, below which its direction says next to nothing: of one number it is the sign
 DEAD, SMALL = 0.05, 16  # share of maps without a direction, and numbers a map, from which on there is something to say
 
 
@@ -145,6 +146,13 @@ def without_direction(run: Run, trainee: Trainee, teacher: Frozen | None, answer
                 continue
             maps = view.taps[place.tap]
             share, size = dead_share(maps, place.form), maps.shape[3:] if place.form == "per_frame" else maps.shape[2:]
+            if math.prod(size) < FEW:
+                said.append(
+                    f"careful: methods.{i} ({run.methods[i].kind}) compares directions, and a {place.tap} map of the "
+                    f"{place.who} has {math.prod(size)} number(s) ({_times(tuple(size))}): take an earlier tap (see "
+                    f"{place.who}.taps), whose maps are larger, or leave this method out"
+                )
+                continue
             if maps.min() < 0 or (share <= DEAD and math.prod(size) > SMALL):
                 continue
             ready = f"{place.tap}_signed"
