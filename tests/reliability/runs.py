@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import small_run
-from vidkd import checkpoint
+from vidkd import checkpoint, signals, trainer
 
 # A process image that has imported everything once, and forks.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -90,6 +91,22 @@ def run(root: Path, out: Path, *overrides: str, **how: object) -> Started:
     return started
 
 
+def held(step: int, rank: str | None = None) -> None:
+    """Have the run, or its process `rank`, wait after `step` for a signal or for what kills it: else it may be over."""
+    if rank is not None and os.environ["RANK"] != rank:
+        return
+    update, steps = trainer.update, 0
+
+    def waiting(*args: Any) -> object:
+        nonlocal steps
+        while steps == step and signals._asked is None:
+            time.sleep(0.01)
+        steps += 1
+        return update(*args)
+
+    trainer.update = waiting
+
+
 def ranks(root: Path, out: Path, count: int, *overrides: str, **how: object) -> list[Started]:
     """`count` processes of one run, without a launcher: what each says is in a log of its own."""
     with socket.socket() as free:
@@ -112,7 +129,7 @@ def _child(argv: list[str], log: Path, env: dict[str, str], before: Callable[[],
     with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    from vidkd import cli, signals, train
+    from vidkd import cli, train
 
     signals.command()
     if before is not None:

@@ -178,7 +178,7 @@ def test_a6_the_number_of_processes_may_change_at_a_fixed_global_batch(root, tmp
     assert runs.run(root, one, *PLAIN).process.exitcode == 0
     portions = tmp_path / "portions"
     assert runs.run(root, portions, *PLAIN, "train.accumulate=2").process.exitcode == 0
-    two = runs.ranks(root, changed, 2, *PLAIN, "train.save_every={steps: 3}")
+    two = runs.ranks(root, changed, 2, *PLAIN, "train.save_every={steps: 3}", before=partial(runs.held, 4))
     two[0].wait_for((changed / "checkpoints" / "step00000003").exists)
     for rank in two:
         rank.signal(signal.SIGKILL)
@@ -202,7 +202,7 @@ def test_a6_a_batch_that_cannot_be_shared_says_what_can(root, tmp_path):
 
 def test_a7_resume_is_a_habit(root, tmp_path, whole):
     out = tmp_path / "run"
-    run = runs.start(root, out)
+    run = runs.start(root, out, before=partial(runs.held, 7))
     run.wait_for((out / "checkpoints" / "step00000006").exists)
     run.signal(signal.SIGKILL)
     run.end()
@@ -248,7 +248,7 @@ def timed_refusal(path) -> None:
 
 def test_a8_one_run_at_a_time_and_a_dead_one_holds_nothing(root, tmp_path, whole):
     out = tmp_path / "run"
-    first = runs.start(root, out, env={"SLURM_JOB_ID": "4711"})
+    first = runs.start(root, out, env={"SLURM_JOB_ID": "4711"}, before=partial(runs.held, 4))
     first.wait_for((out / "checkpoints").exists)
     second = runs.start(root, out, before=partial(timed_refusal, tmp_path / "seconds"))
     second.log = first.log
@@ -266,7 +266,7 @@ def test_a8_one_run_at_a_time_and_a_dead_one_holds_nothing(root, tmp_path, whole
 def test_a9_two_hundred_signals_are_one(root, tmp_path, whole):
     """A scheduler may send the same signal to every process of a job step, again and again."""
     out = tmp_path / "run"
-    run = runs.start(root, out)
+    run = runs.start(root, out, before=partial(runs.held, 2))
     run.wait_for_step(2)
     for _ in range(200):
         run.signal(signal.SIGTERM)

@@ -43,7 +43,7 @@ def goes_on(root: Path, out: Path, whole: dict[str, object], *overrides: str) ->
 )
 def test_b1_a_signal_to_the_group_saves_the_current_step(root, tmp_path, whole, number, status):
     out = tmp_path / "run"
-    run = runs.start(root, out, RARELY)
+    run = runs.start(root, out, RARELY, before=partial(runs.held, 4))
     run.wait_for_step(4)
     run.signal(number)
     assert run.end(30) == status, run.said()
@@ -147,7 +147,9 @@ def test_b1_a_signal_before_the_first_step_ends_the_run_at_once(root, tmp_path):
 
 
 def on_terminal(name: str) -> None:
-    """Have the process, which leads its session, speak to the terminal `name`, and hear when that is closed."""
+    """Have the process, which leads its session, speak to the terminal `name`, and hear when that is closed, which will
+    be after step 4."""
+    runs.held(4)
     terminal = os.open(name, os.O_RDWR)
     fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
     os.dup2(terminal, 1)
@@ -181,8 +183,10 @@ def test_b1_under_nohup_a_closed_terminal_is_no_reason_to_end(root, tmp_path, wh
     assert runs.left(tmp_path / "run") == whole
 
 
-def into_pipe(path: Path) -> None:
-    """Have the process, and all that it says, at one end of a pipe."""
+def into_pipe(path: Path, held: bool) -> None:
+    """Have the process, and all that it says, at one end of a pipe; `held`: it waits for a signal after step 5."""
+    if held:
+        runs.held(5)
     end = os.open(path, os.O_WRONLY)
     os.dup2(end, 1)
     os.dup2(end, 2)
@@ -195,7 +199,7 @@ def test_b1_whoever_reads_may_leave(root, tmp_path, whole, ctrl_c):
     out, pipe = tmp_path / "run", tmp_path / "pipe"
     os.mkfifo(pipe)
     ours = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    run = runs.start(root, out, RARELY, before=partial(into_pipe, pipe))
+    run = runs.start(root, out, RARELY, before=partial(into_pipe, pipe, ctrl_c))
     run.wait_for_step(4)
     os.close(ours)
     if not ctrl_c:
@@ -211,7 +215,7 @@ def test_b1_whoever_reads_may_leave(root, tmp_path, whole, ctrl_c):
 
 def test_b2_a_signal_to_one_process_of_two_stops_both_at_one_step(root, tmp_path):
     out = tmp_path / "run"
-    both = runs.ranks(root, out, 2, RARELY)
+    both = runs.ranks(root, out, 2, RARELY, before=partial(runs.held, 5, "1"))
     both[0].wait_for(lambda: (out / "metrics.jsonl").exists() and len(lines(out)) > 3)
     both[1].signal(signal.SIGUSR1, group=False)
     signalled = time.monotonic()

@@ -239,7 +239,7 @@ def test_g2_a_bomb_of_levels_ends_at_once(tmp_path, deep):
 
 def test_g2_nothing_is_looked_up_in_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "planted-secret")
-    run = config_file.load(KD, ["log.wandb_project=${oc.env:WANDB_API_KEY}", "name=$WANDB_API_KEY"])
+    run = config_file.load(KD, ["data.root=${oc.env:WANDB_API_KEY}", "name=$WANDB_API_KEY"])
     assert "planted-secret" not in config_file.dump(run)
 
 
