@@ -123,6 +123,9 @@ def ranks(root: Path, out: Path, count: int, *overrides: str, **how: object) -> 
 
 def _child(argv: list[str], log: Path, env: dict[str, str], before: Callable[[], object] | None) -> None:
     os.setsid()
+    for number in (signal.SIGHUP, signal.SIGQUIT):  # ignored where the suite was started with nohup, or in a shell's &
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(env)
     if rank := env.get("RANK"):
         log = log.with_name(log.name.replace(".log", f".{rank}.log"))

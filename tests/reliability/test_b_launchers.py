@@ -244,7 +244,7 @@ def test_b4_a_launcher_told_to_restart_goes_on_to_the_same_result(launch):
     short = ("train.steps=40", "train.save_every={steps: 10}", PLAIN)
     whole = launch("whole", *short)
     assert whole.end(300) == 0, whole.log.read_text()
-    again = launch("again", *short, options=("--max-restarts=1",))
+    again = launch("again", *short, options=("--max-restarts=3",))  # gloo may fail to meet again
     again.wait_for_step(15)
     os.kill(again.ranks()["1"], signal.SIGKILL)
     assert again.end(300) == 0, again.log.read_text()
