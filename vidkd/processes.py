@@ -12,6 +12,7 @@ from vidkd.errors import ConfigError
 
 PATIENCE_S = 600.0  # more than the longest that one process does alone: a save, an export
 FOREIGN = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_DYNAMO_BACKEND")
+SHARED = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun's store of addresses outlives a restart, and so do they
 OFF = ("no", "false", "0", "")
 ON_CPU = (
     "on CPU accelerate launch starts one whatever --num_processes says; "
@@ -27,6 +28,11 @@ def make_accelerator(run: Run) -> Accelerator:
     if foreign := [name for name in FOREIGN if os.environ.get(name, "no").lower() not in OFF]:
         raise ConfigError(
             f"{foreign[0]} is set: accelerate would train in a way that no checkpoint here knows; unset it"
+        )
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and os.environ.get(SHARED) == "True":
+        raise ConfigError(
+            "torchrun --max-restarts: processes that it starts again would look for each other where the dead ones "
+            "were, and wait for ever (pytorch issue 135712); export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun"
         )
     if run.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or :16:8: cuBLAS may differ otherwise

@@ -91,6 +91,15 @@ def test_b4_a_process_that_dies_ends_the_job_and_is_named(job: Job):
     assert "rank      : 1" in said and "Signal 9 (SIGKILL)" in said
 
 
+def test_b4_a_restart_that_would_wait_for_the_dead_is_refused_at_the_start(make, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(ConfigError, match="export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun"):
+        processes.make_accelerator(make("run"))
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    assert processes.make_accelerator(make("run")).num_processes == 1
+
+
 def test_b3_a_grace_too_short_for_a_save_is_said_at_the_start(make, monkeypatch, capsys):
     run = make("run", "train.ema=0.9", "optim.kind=sgd")
     state = trained.prepare(run, Accelerator(cpu=True), distiller.build(run, 4)[0])
@@ -240,11 +249,12 @@ def test_b4_a_process_that_stands_still_is_not_waited_for_for_ever(root, tmp_pat
 
 
 @pytest.mark.slow
-def test_b4_a_launcher_told_to_restart_goes_on_to_the_same_result(launch):
+def test_b4_a_launcher_told_to_restart_goes_on_to_the_same_result(launch, monkeypatch):
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     short = ("train.steps=40", "train.save_every={steps: 10}", PLAIN)
     whole = launch("whole", *short)
     assert whole.end(300) == 0, whole.log.read_text()
-    again = launch("again", *short, options=("--max-restarts=3",))  # gloo may fail to meet again
+    again = launch("again", *short, options=("--max-restarts=1",))
     again.wait_for_step(15)
     os.kill(again.ranks()["1"], signal.SIGKILL)
     assert again.end(300) == 0, again.log.read_text()
