@@ -32,7 +32,7 @@ def make_accelerator(run: Run) -> Accelerator:
     if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and os.environ.get(SHARED) == "True":
         raise ConfigError(
             "torchrun --max-restarts: processes that it starts again would look for each other where the dead ones "
-            "were, and wait for ever (pytorch issue 135712); export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun"
+            "were, for ever (pytorch issue 135712); export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun"
         )
     if run.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or :16:8: cuBLAS may differ otherwise
