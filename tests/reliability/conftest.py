@@ -43,7 +43,7 @@ def _no_process_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     alive: list[int] = []
     for run in started:
         run.process.join(10)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 3
         while (alive := runs.processes_of(run.pid)) and time.monotonic() < until:
             time.sleep(0.02)
         run.signal(9)
