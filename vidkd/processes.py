@@ -23,8 +23,8 @@ ON_CPU = (
 def make_accelerator(run: Run) -> Accelerator:
     """Devices, processes and precision.
 
-    ConfigError if another number of processes runs than the launcher said, if accelerate was told to train in a way that
-    is not ours, or if the launcher would start processes again that then wait for the dead ones.
+    ConfigError if another number of processes runs than the launcher said, if accelerate was told to train in a way
+    that is not ours, or if the launcher would start processes again that then wait for the dead ones.
 
     A process that waits for another longer than PATIENCE_S, or twice data.timeout_s, ends with an error.
     """
