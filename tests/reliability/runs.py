@@ -5,6 +5,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
@@ -109,16 +110,22 @@ def held(step: int, rank: str | None = None) -> None:
 
 def ranks(root: Path, out: Path, count: int, *overrides: str, **how: object) -> list[Started]:
     """`count` processes of one run, without a launcher: what each says is in a log of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
+    port, started = _free_port(), []
     for rank in range(count):
         env = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         env = {key: str(value) for key, value in env.items()}
         started.append(start(root, out, *overrides, env=env, **how))  # type: ignore[arg-type]
         started[-1].log = started[-1].log.with_name(f"{out.name}.{rank}.log")
     return started
+
+
+def _free_port() -> int:
+    """A port that nobody has, below those that the system gives to connections (32768 on)."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def _child(argv: list[str], log: Path, env: dict[str, str], before: Callable[[], object] | None) -> None:

@@ -10,6 +10,7 @@ import time
 from functools import partial
 
 import pytest
+import torch
 
 from reliability import moments, runs
 from small_run import lines, same, tensors
@@ -194,8 +195,24 @@ def test_a6_the_number_of_processes_may_change_at_a_fixed_global_batch(root, tmp
                 assert b["loss/total"] == pytest.approx(a["loss/total"], rel=0, abs=1e-6)
 
 
+def late_to_meet(met) -> None:
+    """Have process 2 come two seconds late, and say when it has met the others."""
+    if os.environ["RANK"] == "2":
+        meet = torch.distributed.init_process_group
+
+        def late(*args, **options):
+            meet(*args, **options)
+            time.sleep(2)
+            met.touch()
+
+        torch.distributed.init_process_group = late
+
+
 def test_a6_a_batch_that_cannot_be_shared_says_what_can(root, tmp_path):
-    three = runs.ranks(root, tmp_path / "run", 3)
+    three = runs.ranks(root, tmp_path / "run", 3, before=partial(late_to_meet, tmp_path / "met"))
+    assert three[0].end() == 2
+    # Process 0 keeps the addresses: it must not leave while another may still look for one, and wait for ever.
+    assert (tmp_path / "met").exists()
     assert {rank.end() for rank in three} == {2}
     assert "train.batch_size 8 must be a multiple of processes x accumulate = 6" in three[0].said()
 
