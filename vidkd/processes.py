@@ -51,8 +51,8 @@ def make_accelerator(run: Run) -> Accelerator:
             InitProcessGroupKwargs(timeout=patience),
         ],
     )
-    # Process 0 keeps the addresses. Were it to leave (a run refused) before the others have met, they would wait for each
-    # other as long as their patience is.
+    # Process 0 keeps the addresses. Were it to leave (a run refused) before the others have met, they would wait for
+    # each other as long as their patience is.
     accelerator.wait_for_everyone()
     accelerator.gradient_accumulation_steps = run.train.accumulate  # an environment variable would have the last word
     launched = int(os.environ.get("WORLD_SIZE", "1"))
