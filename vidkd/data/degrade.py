@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision import io
 from torchvision.transforms.v2 import functional as F
 
 from vidkd.config import Degrade
+from vidkd.data import jpeg as codec
 
 
 def degrade(frames: Tensor, spec: Degrade, rng: torch.Generator) -> Tensor:
@@ -58,8 +59,11 @@ def salt_and_pepper(frames: Tensor, share: float, rng: torch.Generator) -> Tenso
 
 def jpeg(frames: Tensor, quality: int) -> Tensor:
     """Every frame through JPEG."""
-    files = [io.encode_jpeg(frame.contiguous(), quality) for frame in frames]
-    return torch.stack([io.decode_jpeg(file, io.ImageReadMode.RGB) for file in files])  # pyright: ignore[reportArgumentType, reportCallIssue]
+    pixels = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy())
+    worse = np.empty_like(pixels)
+    for picture, target in zip(pixels, worse, strict=True):
+        codec.decode(codec.encode(picture, quality), target)
+    return torch.from_numpy(worse).permute(0, 3, 1, 2)
 
 
 def _whole(frames: Tensor) -> Tensor:

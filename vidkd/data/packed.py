@@ -12,18 +12,20 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
+from vidkd.data import jpeg
 from vidkd.data.container import PACKED, PACKED_BYTES, PACKED_MAGIC, Header
 from vidkd.data.decoders import NOTHING
 from vidkd.errors import DataError
 
 Form = Literal["raw", "jpeg", "flow"]
 JPEG_QUALITY = 90
+AGAIN = "prepare the data set again"
 
 
 class Packed:
@@ -52,7 +54,7 @@ class Packed:
         if not within:
             return NOTHING
         if self.header.codec != "raw":
-            return torch.stack([frame.permute(1, 2, 0) for frame in self.walk(within)]).permute(0, 3, 1, 2)
+            return self._pictures(within)
         even = range(within[0], within[-1] + 1, within[1] - within[0] if len(within) > 1 else 1)
         # Evenly spaced frames are returned where they lie: what is cropped away is then never read.
         return self.mapped[even.start : even.stop : even.step] if list(even) == within else self.mapped[within]
@@ -62,9 +64,8 @@ class Packed:
         if self.header.codec == "raw":
             yield from (self.mapped[i] for i in within)
             return
-        with self.path.open("rb") as file:
-            for i in within:
-                yield self._picture(file, i)
+        for i in within:
+            yield self._pictures([i])[0]
 
     def close(self) -> None:
         self.mapped = NOTHING
@@ -79,19 +80,34 @@ class Packed:
             raise DataError(f"{self.path}: cannot be mapped into memory ({str(error).splitlines()[0]})") from None
         return whole[PACKED_BYTES:].view(shape).permute(0, 3, 1, 2)
 
-    def _picture(self, file: BinaryIO, i: int) -> Tensor:
+    def _pictures(self, indices: list[int]) -> Tensor:
+        """[T, C, H, W], the channels of a pixel side by side as raw frames have them."""
+        (width, height), flow = self.size_px, self.header.codec == "flow"
+        pixels = np.empty((len(indices), height, width, 2 if flow else 3), np.uint8)
+        gray = np.empty((2 * height, width), np.uint8)
+        with self.path.open("rb") as file:
+            file_bytes = os.fstat(file.fileno()).st_size
+            for k, i in enumerate(indices):
+                content = self._content(file, i, file_bytes)
+                try:
+                    jpeg.decode(content, gray if flow else pixels[k])
+                except ValueError as error:
+                    raise DataError(f"{self.path}: its frame {i} is damaged ({error}); {AGAIN}") from None
+                if flow:
+                    pixels[k] = gray.reshape(2, height, width).transpose(1, 2, 0)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+    def _content(self, file: BinaryIO, i: int, file_bytes: int) -> bytes:
         file.seek(PACKED_BYTES + 8 * i)
         start, end = struct.unpack("<QQ", file.read(16))
         content = b""
-        if start < end <= os.fstat(file.fileno()).st_size:  # nor does what follows read or decode more than there is
+        if start < end <= file_bytes:  # nor does what follows read or decode more than there is
             file.seek(start)
             content = file.read(end - start)
-        (width, height), flow = self.size_px, self.header.codec == "flow"
-        if _jpeg_size(content) != (width, 2 * height if flow else height):
-            raise DataError(f"{self.path}: its frame {i} is damaged; prepare the data set again")
-        mode = ImageReadMode.GRAY if flow else ImageReadMode.RGB
-        picture: Any = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode)
-        return picture.view(2, height, width) if flow else picture
+        width, height = self.size_px
+        if jpeg.size_px(content) != (width, 2 * height if self.header.codec == "flow" else height):
+            raise DataError(f"{self.path}: its frame {i} is damaged; {AGAIN}")
+        return content
 
 
 def write(path: Path, form: Form, frames: Iterable[Tensor], count: int, fps: float) -> tuple[int, int]:
@@ -106,10 +122,9 @@ def write(path: Path, form: Form, frames: Iterable[Tensor], count: int, fps: flo
                 raise DataError(f"{path}: its picture changes size along the way")
             size, written = (width, height), written + 1
             offsets.append(file.tell())
-            if form == "flow":
-                frame = frame.reshape(1, 2 * height, width)
-            pixels: Any = frame.permute(1, 2, 0).contiguous() if form == "raw" else encode_jpeg(frame, JPEG_QUALITY)
-            file.write(memoryview(pixels.numpy()).cast("B"))
+            pixels = frame.reshape(2 * height, width) if form == "flow" else frame.permute(1, 2, 0)
+            content = pixels.numpy()
+            file.write(np.ascontiguousarray(content).data if form == "raw" else jpeg.encode(content, JPEG_QUALITY))
         if size is None or written != count:
             raise DataError(f"{path}: {written} frames instead of {count}")
         if form != "raw":
@@ -119,14 +134,3 @@ def write(path: Path, form: Form, frames: Iterable[Tensor], count: int, fps: flo
         file.seek(0)
         file.write(PACKED.pack(PACKED_MAGIC, form.encode(), count, size[1], size[0], fps))
     return size
-
-
-def _jpeg_size(content: bytes) -> tuple[int, int]:
-    """(width, height) of a JPEG picture, from its first frame header; (0, 0) where it has none."""
-    at = 2
-    while at + 9 <= len(content) and content[at] == 0xFF:
-        if 0xC0 <= content[at + 1] <= 0xC3:
-            height, width = struct.unpack_from(">HH", content, at + 5)
-            return width, height
-        at += 2 + struct.unpack_from(">H", content, at + 2)[0]
-    return 0, 0

@@ -3,11 +3,10 @@
 import base64
 import html
 from collections.abc import Sequence
-from typing import cast
 
 from torch import Tensor
-from torchvision.io import encode_jpeg
 
+from vidkd.data import jpeg
 from vidkd.timeline import clock, ticks
 from vidkd.timeline.events import Event, lanes, shade, strength
 
@@ -93,5 +92,5 @@ def _share(part: float, whole: float) -> str:
 
 
 def _jpeg(frame: Tensor) -> str:
-    encoded = cast(Tensor, encode_jpeg(frame.contiguous(), 85))  # a list for a list of frames alone
-    return "data:image/jpeg;base64," + base64.b64encode(bytes(encoded.tolist())).decode()
+    encoded = jpeg.encode(frame.permute(1, 2, 0).numpy(), 85)
+    return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
