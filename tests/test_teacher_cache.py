@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -134,6 +135,29 @@ def test_a_tap_that_is_not_whole_is_found(opened, tmp_path, damage):
     damage(next((tmp_path / "cache").glob("*/late/a0001_c00001.safetensors")))
     with pytest.raises(DataError, match=DAMAGE[damage]):
         opened(Reads(["late"]))
+
+
+def test_a_shard_that_was_damaged_alone_is_built_again(opened, tmp_path):
+    asked = opened(Reads(["late"]))[2]
+    shard = next((tmp_path / "cache").glob("*/late/a0001_c00001.safetensors"))
+    flipped(shard)
+    with pytest.raises(DataError, match=re.escape(f"delete {shard.with_suffix('.*')}, and the same command builds")):
+        opened(Reads(["late"]))
+    for path in shard.parent.glob(f"{shard.stem}.*"):
+        path.unlink()
+    assert opened(Reads(["late"]))[2] < asked
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_built(opened, tmp_path, monkeypatch):
+    free = [0]
+    monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=free[0]))
+    with pytest.raises(ConfigError, match=r"has 0 bytes free, the cache takes 768 more; make room"):
+        opened()
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    free[0] = 768  # 4 logits of 4 bytes, of 24 clips and 2 views
+    opened()
+    free[0] = 0
+    opened()  # nothing is missing
 
 
 def test_another_teachers_answers_are_found(opened, tmp_path, monkeypatch):
