@@ -108,5 +108,5 @@ def test_the_plan_warns_and_what_it_advises_is_felt(root):
     assert advised is not None, text
     mended = said(advised[1])
     assert "careful: feature_consistency" not in mended
-    label, consistency = (float(re.search(rf"{name} ([\d.e-]+\d)", mended)[1]) for name in (": label", "consistency"))
+    label, consistency = (float(re.search(rf"{name} ([\d.e-]+\d)", mended)[1]) for name in (": label", "/consistency"))
     assert 0.03 < consistency / label < 0.3
