@@ -8,6 +8,7 @@ cheaper of the two again, under the protocol of the other, into its folder evalu
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -151,7 +152,7 @@ def overrides(own: Outcome, other: Outcome, allow: list[str]) -> list[str]:
 
 
 def _shown(side: Side) -> str:
-    return str(side[0].folder if len(side) == 1 else side[0].folder.parent)
+    return os.path.commonpath([own.folder for own in side])
 
 
 if __name__ == "__main__":

@@ -216,6 +216,7 @@ def prospects(
 ) -> list[str]:
     """Time, memory (`held`) and cache, in sentences. `spent`: seconds of the parts of a step with the live teacher."""
     live, teaching = sum(spent.values()), spent.get("teacher", 0.0)
+    building = teaching + spent.get("data", 0.0)  # of a batch: its clips are made for the cache as for a step
     cached = teacher is not None and run.teacher is not None and run.teacher.cache is not None
     shown = {what: s for what, s in spent.items() if not (cached and what == "teacher")}
     step = sum(shown.values())
@@ -232,10 +233,11 @@ def prospects(
         names = teacher_cache.stored(trainee.each_method(), cache, teacher)
         lines.append(teacher_cache.size(cache, teacher, part, names))
         epochs = run.train.count() / per_epoch
+        even = cache.views * building / teaching
         lines.append(
-            f"building the cache takes {_duration(teaching * per_epoch * cache.views)}, as long as the live teacher in "
-            f"{cache.views} epochs; after these it has paid for itself, and this run has {epochs:.0f}: "
-            + ("it pays in this run" if epochs > cache.views else "it pays from the next run on")
+            f"building the cache takes {_duration(building * per_epoch * cache.views)} with the making of its clips, "
+            f"as long as the live teacher in {even:.0f} epochs; after these it has paid for itself, and this run has "
+            f"{epochs:.0f}: " + ("it pays in this run" if epochs > even else "it pays from the next run on")
         )
     return lines
 
