@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -288,11 +290,34 @@ def test_of_two_teachers_the_one_that_taught_a_row_is_named(own):
     assert {row: teacher.name for row, teacher in m.teachers.items()} == {"KD & <fmd>": "second", "weak": "teacher"}
     assert "Its teacher, “second”, 99.0%, has 99 times as many parameters" in text
     assert "second, top-1</span>" in text
+    section = text[text.index("<h2>Accuracy by class</h2>") : text.index("<h2>What is taken for what</h2>")]
+    assert "</svg> second</span>" in section and "</svg> teacher</span>" not in section
     assert "40.0 to 60.0</small><small>of second</small>" in text
     assert "40.0 to 60.0</small><small>of teacher</small>" in text
-    assert "<small>of " not in page.page(material.read(own.parent / "grid"))[0].replace("<small>of second", "").replace(
-        "<small>of teacher", ""
-    )
+
+
+def test_with_one_teacher_none_is_named(own):
+    share = {"recovered": 0.5, "recovered_low": 0.4, "recovered_high": 0.6}
+    changed(own, lambda said: [line.update(share) for line in said["rows"] if "gain" in line])
+    text = written(own)
+    assert "40.0 to 60.0</small>" in text and "<small>of " not in text
+    assert "The teacher, " in text and "Its teacher" not in text
+
+
+def test_the_interval_is_said_to_be_of_its_kind(own):
+    text = written(own)
+    assert "Intervals of rows: bootstrap over seeds and videos." in text and "Wilson" not in text
+    changed(own, lambda said: said["bench"].update(first=[]))  # its teacher is then a single network's figures
+    assert "Intervals of a single network: Wilson." in written(own)
+    assert "bootstrap over" not in written(own / "weak" / "seed0")
+
+
+def test_a_video_without_a_class_is_given_none(own):
+    shown = cards.shown(material.read(own))
+    assert shown.label(0) == "right"
+    several = replace(shown, part=[SimpleNamespace(label=-1)])
+    assert several.label(0) == ""
+    assert "<h4>" not in cards.card("", "name", "body")
 
 
 def test_a_teacher_that_was_not_trained_here_has_a_line_of_its_own(own):

@@ -91,7 +91,7 @@ def _mistakes(matrix: list[list[float]], classes: list[str], most: int = 3) -> s
 
 def _key(roles: list[str], m: Material) -> str:
     """A legend with the names of the rows where a role is one row."""
-    names = {"teacher": "teacher", m.best.role: m.best.name}
+    names = {"teacher": m.teachers[m.best.name].name if m.several_teachers else "teacher", m.best.role: m.best.name}
     if m.baseline is not None:
         names["baseline"] = m.baseline.name
     return svg.legend((role, names[role]) for role in roles)

@@ -99,7 +99,9 @@ def table(m: Material) -> str:
         raise LeftOut("no run is finished.")
     head = "".join(f"<th>{esc(h)}</th>" for h in heads)
     speed = next((row.line["clips_per_s_is"] for row in m.lines if "clips_per_s_is" in row.line), "")
-    note = "Intervals of rows: bootstrap over seeds and videos; of a single network: Wilson." if m.is_bench else ""
+    note = "Intervals of rows: bootstrap over seeds and videos." if m.is_bench else ""
+    if m.best.primary == "top1" and not (m.is_bench and all(row.cells for row in m.lines)):
+        note += " Intervals of a single network: Wilson."
     note += f" clips/s: {speed}." if speed else ""
     drawn = f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p class="note">{esc(note)}</p>'
     return drawn + "".join(f'<p class="note bad">{esc(line)}</p>' for line in careful(m))
