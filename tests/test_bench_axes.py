@@ -227,7 +227,9 @@ def test_a_share_of_the_gap_says_to_which_teacher(faked):
     said = {line.split(" |")[0]: line for line in table.as_markdown([*lines.values()]).splitlines()}
     assert "] of teacher |" in said["| KD"] and "] of other |" in said["| FMD"]
     one = [line for name, line in lines.items() if name not in ("other", "FMD")]
-    assert "of teacher |" not in table.as_markdown(one)
+    assert "of teacher |" not in table.as_markdown(one) and "The gap is" not in table.as_markdown(one)
+    two = table.as_markdown([line for name, line in lines.items() if name != "FMD"])
+    assert "of teacher |" not in two and two.endswith("The gap is that to 'teacher', which taught the others.")
     assert "] of " not in table.as_csv([*lines.values()])
 
 

@@ -294,6 +294,11 @@ def test_of_two_teachers_the_one_that_taught_a_row_is_named(own):
     assert "</svg> second</span>" in section and "</svg> teacher</span>" not in section
     assert "40.0 to 60.0</small><small>of second</small>" in text
     assert "40.0 to 60.0</small><small>of teacher</small>" in text
+    for path in own.glob("weak/seed*/results.json"):
+        path.write_text(path.read_text().replace('"weights_sha256": "a"', '"weights_sha256": "b"'))
+    text = written(own)
+    assert "<small>of " not in text
+    assert "The gap is that to “second”, which taught every distilled row." in text
 
 
 def test_with_one_teacher_none_is_named(own):

@@ -134,7 +134,7 @@ def _cells(line: dict[str, Any], table: list[dict[str, Any]]) -> list[str]:
         mean, low, high = (100 * line[name + end] for end in ("", "_low", "_high"))
         return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
-    several = len({o.get("teacher", o["row"]) for o in table if "teacher" in o or "baseline" not in o}) > 1
+    several = len(taught_by(table)) > 1
     return [
         line["row"],
         str(Interval(line[key], line[f"{key}_low"], line[f"{key}_high"])),
@@ -165,12 +165,19 @@ def as_markdown(table: list[dict[str, Any]]) -> str:
     for title, group in groups(table).items():
         lines = [heads, ["---"] * len(heads), *(_cells(line, table) for line in group)]
         parts.append((f"### {title}\n\n" if title else "") + "\n".join(f"| {' | '.join(line)} |" for line in lines))
-    return "\n\n".join([*parts, *careful(table)])
+    return "\n\n".join([*parts, *notes(table)])
 
 
-def careful(table: list[dict[str, Any]]) -> list[str]:
-    """What has to be said of lines whose figures are not got by equal means."""
-    return [f"careful: {line['row']!r} {line['unequal']}" for line in table if "unequal" in line]
+def notes(table: list[dict[str, Any]]) -> list[str]:
+    """What has to be said below the table: whose gap it is, and which figures are not got by equal means."""
+    teachers, others = taught_by(table), [line["row"] for line in table if "baseline" not in line]
+    gap = f"The gap is that to {teachers[0]!r}, which taught the others." if len(teachers) == 1 < len(others) else ""
+    return [gap] * bool(gap) + [f"careful: {line['row']!r} {line['unequal']}" for line in table if "unequal" in line]
+
+
+def taught_by(table: list[dict[str, Any]]) -> list[str]:
+    """The names of the teachers of its lines."""
+    return list(dict.fromkeys(line["teacher"] for line in table if "teacher" in line))
 
 
 def as_html(name: str, table: list[dict[str, Any]]) -> str:
@@ -185,7 +192,7 @@ def as_html(name: str, table: list[dict[str, Any]]) -> str:
             said = (cell.replace(" [", "<small>[").replace("]", "]</small>") for cell in told)
             body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in said)}</tr>\n"
         body += "</tbody></table>"
-    body += "".join(f"<p>{html.escape(line)}</p>" for line in careful(table))
+    body += "".join(f"<p>{html.escape(line)}</p>" for line in notes(table))
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(name)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'

@@ -103,6 +103,8 @@ def table(m: Material) -> str:
     if m.best.primary == "top1" and not (m.is_bench and all(row.cells for row in m.lines)):
         note += " Intervals of a single network: Wilson."
     note += f" clips/s: {speed}." if speed else ""
+    if m.several_teachers and len(taught := {row.name for row in m.teachers.values()}) == 1:
+        note += f" The gap is that to “{taught.pop()}”, which taught every distilled row."
     drawn = f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p class="note">{esc(note)}</p>'
     return drawn + "".join(f'<p class="note bad">{esc(line)}</p>' for line in careful(m))
 
@@ -169,8 +171,12 @@ def recovered(line: dict[str, Any]) -> str:
 
 
 def _from(row: Row, m: Material) -> str:
-    """Whose lead the share is of, where there are several teachers."""
-    if "recovered" not in row.line or not m.several_teachers or row.name not in m.teachers:
+    """Whose lead the share is of, where rows have different teachers."""
+    if (
+        "recovered" not in row.line
+        or len({each.name for each in m.teachers.values()}) < 2
+        or row.name not in m.teachers
+    ):
         return ""
     return f"<small>of {esc(m.teachers[row.name].name)}</small>"
 
