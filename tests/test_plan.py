@@ -113,7 +113,7 @@ def test_methods_dearer_than_the_teacher_are_named_with_what_is_cheaper(root):
         r"methods\.0\.upsample=interp methods\.0\.width=3 methods\.0\.doublings=2",
         text,
     )
-    assert "careful" not in said(root, drawn % ", upsample: interp, width: 3, doublings: 2", small)
+    assert "careful: methods" not in said(root, drawn % ", upsample: interp, width: 3, doublings: 2", small)
 
 
 def test_the_attention_has_no_rows_and_columns(root):

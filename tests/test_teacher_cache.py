@@ -241,7 +241,7 @@ def test_another_frame_rate_or_draw_is_another_cache(root):
 @pytest.mark.parametrize(
     "word",
     [
-        "data.seed=5", "data.short=24", "data.clip.stride=2", "data.clip.frames=4", "data.decoder=pyav",
+        "data.seed=5", "data.short=hold", "data.clip.stride=3", "data.clip.frames=4", "data.decoder=pyav",
         "data.augment.flip=0.25", "data.augment.crop_scale=[0.4, 0.9]", "data.augment.color_jitter=0.33",
         "data.augment.randaugment={}", "data.train=val", "teacher.name=tiny4", "teacher.view.size_px=24",
         "teacher.view.frames=4", "teacher.view.degrade.noise_std=0.1", "teacher.attention={head: gap}",
