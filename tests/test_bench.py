@@ -103,6 +103,20 @@ def test_after_a_part_of_a_grid_the_table_shows_what_is_finished(ran, capsys):
     assert said.endswith("2 of 3 rows are finished\n")
 
 
+def test_the_table_of_what_is_finished_can_be_had_at_any_time(ran, make, capsys, monkeypatch):
+    monkeypatch.setattr(run, "run", None)  # nothing is run
+    later = {"name": "later", "config": BY_NAME["motion_student"], "set": {"data.root": str(ran / "tiny")}}
+    teacher = {"name": "not yet", "config": BY_NAME["motion_teacher"], "set": {"data.root": str(ran / "tiny")}}
+    changes = {"rows": [*content(ran)["rows"], later], "first": [*content(ran)["first"], teacher]}
+    assert bench_main.main([str(written(ran, **changes)), "--table"]) == 0
+    said = capsys.readouterr().out
+    assert "| with KD |" in said and "| teacher |" in said
+    assert "| later |" not in said and "| not yet |" not in said
+    assert said.endswith("2 of 3 rows are finished\n")
+    with pytest.raises(ConfigError, match="no row is finished on every seed"):
+        bench_main.main([str(make()), "--table"])
+
+
 def test_epochs_are_compared_with_the_steps_that_they_became(ran):
     """What a run saved says 2 steps where the grid says 1 epoch of 8 clips in batches of 4."""
     cells = every_cell(ran)

@@ -14,7 +14,7 @@ from vidkd.bench import grid, run, table
 from vidkd.bench.sections import Bench
 from vidkd.config import Degrade
 from vidkd.errors import ConfigError
-from vidkd.report import material
+from vidkd.report import material, page
 
 ABLATION = REPOSITORY / "configs" / "bench" / "fmd_jhmdb21.yaml"
 BY_NAME = {path.stem: str(path) for path in CONFIGS}
@@ -196,6 +196,54 @@ def test_a_gain_is_over_the_line_of_the_same_values(tmp_path, monkeypatch):
     assert m.baseline is not None
     assert (m.best.name, m.baseline.name) == ("FMD, 16 px", "alone, 16 px")
     assert [r.role for r in m.rows] == ["baseline", "distilled"] * 2
+
+
+@pytest.fixture
+def faked(tmp_path, monkeypatch):
+    """A grid with two teachers, whose runs were never trained."""
+    monkeypatch.setattr(table, "speed", said_cost)
+    monkeypatch.setattr("vidkd.intervals.RESAMPLES", 20)
+    rows = [row(name=name, over=[]) for name in ("alone", "KD", "FMD")]
+    first = [row(name=name, over=[]) for name in ("teacher", "other")]
+    bench = expanded(axes={}, rows=rows, first=first, out=str(tmp_path / "grid"), seeds=[0])
+    root = tiny_set.make(tmp_path / "tiny", train=4, test=40)
+    for cell in [*grid.cells(bench, bench.first), *grid.cells(bench, bench.rows)]:
+        skill = {"alone": 0.2, "KD": 1.0, "FMD": 1.0}.get(cell.row.name, 3.0)
+        fake_run(cell.out, root, skill, cell.seed, teacher=cell.row.name in ("KD", "FMD"))
+    for name, who, weights in (("teacher", "student", "a"), ("other", "student", "b"), ("KD", "teacher", "a"),
+                               ("FMD", "teacher", "b")):  # fmt: skip
+        path = tmp_path / "grid" / name.lower() / "seed0" / "results.json"
+        results = json.loads(path.read_text())
+        results[who]["protocol"] |= {"weights_sha256": weights, "network": "tiny16"}
+        path.write_text(json.dumps(results))
+    return bench
+
+
+def test_a_share_of_the_gap_says_to_which_teacher(faked):
+    lines = {line["row"]: line for line in table.rows_of(faked)}
+    assert {name: line.get("teacher") for name, line in lines.items()} == {
+        "teacher": None, "other": None, "alone": None, "KD": "teacher", "FMD": "other",
+    }  # fmt: skip
+    said = {line.split(" |")[0]: line for line in table.as_markdown([*lines.values()]).splitlines()}
+    assert "] of teacher |" in said["| KD"] and "] of other |" in said["| FMD"]
+    one = [line for name, line in lines.items() if name not in ("other", "FMD")]
+    assert "of teacher |" not in table.as_markdown(one) and "The gap is" not in table.as_markdown(one)
+    two = table.as_markdown([line for name, line in lines.items() if name != "FMD"])
+    assert "of teacher |" not in two and two.endswith("The gap is that to 'teacher', which taught the others.")
+    assert "] of " not in table.as_csv([*lines.values()])
+
+
+def test_rows_of_unequal_budgets_are_named(faked, tmp_path):
+    assert not any("unequal" in line for line in table.rows_of(faked))
+    config = tmp_path / "grid" / "kd" / "seed0" / "config.yaml"
+    config.write_text(config.read_text().replace("steps: 200", "steps: 400"))
+    text = table.write(faked)
+    assert text.splitlines()[-1] == (
+        "careful: 'KD' was not trained as 'alone', which it is compared with: train.steps: 200 there, 400 here"
+    )
+    assert text.count("careful") == 1
+    assert "train.steps: 200 there, 400 here" in (tmp_path / "grid" / "table.html").read_text()
+    assert "“KD” was not trained as &#x27;alone&#x27;" in page.page(material.read(tmp_path / "grid"))[0]
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def test_the_gain_is_the_difference_of_the_figures(two, capsys):
 def test_two_protocols_are_not_compared(two, three_views, capsys):
     assert cli.run_main(compare.main, [str(two[0]), str(three_views)]) == 2
     said = capsys.readouterr().err
-    assert "were not scored under one protocol:\n  clips: 3 there, 1 here\n" in said
+    assert "were not scored under one protocol (here is A):\n  clips: 3 there, 1 here\n" in said
     assert said.count(" there, ") == 1  # the networks differ too, which is what is compared
     assert compare.main([str(two[0]), str(three_views), "--allow", "clips"]) == 0
 
@@ -76,6 +76,10 @@ def test_seeds_are_one_side(two, tmp_path, capsys):
         compare.compare(unlike, unlike, [])
     assert compare.main([str(tmp_path), str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("2 seeds") == 2
+    (tmp_path / "seed2").mkdir()
+    (tmp_path / "seed1.aside1").mkdir()
+    assert compare.main([str(tmp_path), str(two[0])]) == 0
+    assert f"{tmp_path}: left out, not finished: seed2\n" in capsys.readouterr().out
 
 
 def test_what_is_no_result_is_named(tmp_path):

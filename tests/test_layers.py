@@ -28,7 +28,7 @@ LAYERS = [
     {"teacher_cache", "preflight", "results", "trained", "guard", "outcome", "bottleneck", "sliding"},
     {"stepping", "streams"},
     {"trainer"},
-    {"cli", "timeline"},
+    {"cli", "timeline", "pulls"},
     {"train", "evaluate", "predict", "score", "bench", "report", "cache", "plan", "compare", "probe", "extract"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cosine_similarity
 
 import tiny_set
@@ -136,6 +137,29 @@ def test_a_tap_that_is_not_whole_is_found(opened, tmp_path, damage):
         opened(Reads(["late"]))
 
 
+def test_a_shard_that_was_damaged_alone_is_built_again(opened, tmp_path):
+    asked = opened(Reads(["late"]))[2]
+    shard = next((tmp_path / "cache").glob("*/late/a0001_c00001.safetensors"))
+    flipped(shard)
+    with pytest.raises(DataError, match=re.escape(f"delete {shard.with_suffix('.*')}, and the same command builds")):
+        opened(Reads(["late"]))
+    for path in shard.parent.glob(f"{shard.stem}.*"):
+        path.unlink()
+    assert opened(Reads(["late"]))[2] < asked
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_built(opened, tmp_path, monkeypatch):
+    free = [0]
+    monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=free[0]))
+    with pytest.raises(ConfigError, match=r"has 0 bytes free, the cache takes 768 more; make room"):
+        opened()
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    free[0] = 768  # 4 logits of 4 bytes, of 24 clips and 2 views
+    opened()
+    free[0] = 0
+    opened()  # nothing is missing
+
+
 def test_another_teachers_answers_are_found(opened, tmp_path, monkeypatch):
     opened()
     monkeypatch.setattr(torch, "manual_seed", lambda seed: torch.random.default_generator.manual_seed(seed + 1))
@@ -212,6 +236,43 @@ def test_another_frame_rate_or_draw_is_another_cache(root):
     tap = "teacher.taps.late2={path: late, listen: input}"
     assert key() != key(tap) != key(tap.replace("input", "output"))
     assert key() != key("seed=1")  # no weights: the teacher is drawn by the seed
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "data.seed=5", "data.short=hold", "data.clip.stride=3", "data.clip.frames=4", "data.decoder=pyav",
+        "data.augment.flip=0.25", "data.augment.crop_scale=[0.4, 0.9]", "data.augment.color_jitter=0.33",
+        "data.augment.randaugment={}", "data.train=val", "teacher.name=tiny4", "teacher.view.size_px=24",
+        "teacher.view.frames=4", "teacher.view.degrade.noise_std=0.1", "teacher.attention={head: gap}",
+        "teacher.mixed_precision=bf16", "teacher.cache.dtype=int8", "teacher.cache.pool=[1, 1, 1]",
+        "teacher.weights=WEIGHTS", "data.root=OTHER",
+    ],
+)  # fmt: skip
+def test_whatever_the_answers_depend_on_is_in_the_key(root, tmp_path, word):
+    weights, other = tmp_path / "weights.safetensors", tmp_path / "other"
+    save_file({"x": torch.zeros(1)}, weights)
+    shutil.copytree(root, other)
+    index_file = other / "index.csv"
+    index_file.write_text(index_file.read_text().replace("sha256:", "sha256:0", 1))
+
+    def key(*words):
+        section = "teacher.cache={views: 1, dtype: fp16}"
+        run = config_file.load(KD, [*SMALL, f"data.root={root}", section, *words])
+        return teacher_cache.cache_key(run, index.read(run.data.root))
+
+    assert key() != key(word.replace("WEIGHTS", str(weights)).replace("OTHER", str(other)))
+    for free in ("student.view.size_px=16", "teacher.cache.views=3", "teacher.cache.taps=[late]", "train.batch_size=2"):
+        assert key() == key(free)  # a grid's runs share one cache
+
+
+def test_other_weights_in_the_same_file_are_another_cache(root, tmp_path):
+    weights, keys = tmp_path / "weights.safetensors", []
+    for value in (0.0, 1.0):
+        save_file({"x": torch.full((1,), value)}, weights)
+        words = [*SMALL, f"data.root={root}", "teacher.cache={views: 1}", f"teacher.weights={weights}"]
+        keys.append(teacher_cache.cache_key(config_file.load(KD, words), index.read(root)))
+    assert keys[0] != keys[1]
 
 
 def test_a_tap_that_is_not_there(opened):

@@ -228,7 +228,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` to `path`: whole or not at all, and on the disk when this returns."""
     partial = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    _write(partial, content)
+    try:
+        _write(partial, content)
+    except OSError:
+        partial.unlink(missing_ok=True)  # on a full disk it would hold what room is left
+        raise
     partial.replace(path)
     sync_folder(path.parent)
 

@@ -8,6 +8,7 @@ cheaper of the two again, under the protocol of the other, into its folder evalu
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -34,6 +35,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--reevaluate", action="store_true", help="score the cheaper side again where they differ")
     args = parser.parse_args(argv)
     a, b = read(args.a, args.who), read(args.b, args.who)
+    for folder in (args.a, args.b):
+        if left_out := unfinished(folder):
+            print(f"{folder}: left out, not finished: {', '.join(left_out)}")
     if args.reevaluate and args.who == "student" and differences(a, b, args.allow):
         a, b = reevaluated(a, b, args.allow)
     print(compare(a, b, args.allow))
@@ -44,10 +48,21 @@ def read(folder: Path, who: outcome.Who = "student") -> Side:
     """The outcome in `folder`, or those in its folders seed*. ConfigError where there is none."""
     if (folder / "results.json").is_file():
         return [outcome.read(folder, who)]
-    seeds = sorted(path.parent for path in folder.glob("seed*/results.json") if ".aside" not in path.parent.name)
+    seeds = [seed for seed in _seeds(folder) if (seed / "results.json").is_file()]
     if not seeds:
         outcome.results_of(folder)  # says what is missing
     return [outcome.read(seed, who) for seed in seeds]
+
+
+def unfinished(folder: Path) -> list[str]:
+    """The names of its folders seed* that hold no result yet; [] where `folder` is a result itself."""
+    if (folder / "results.json").is_file():
+        return []
+    return [seed.name for seed in _seeds(folder) if not (seed / "results.json").is_file()]
+
+
+def _seeds(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("seed*") if path.is_dir() and ".aside" not in path.name)
 
 
 def differences(a: Side, b: Side, allow: list[str]) -> list[str]:
@@ -61,7 +76,9 @@ def compare(a: Side, b: Side, allow: list[str]) -> str:
     """The figures of both, B's gain, and how many videos changed. DataError, with what differs, for two protocols."""
     if found := differences(a, b, allow):
         raise DataError(
-            f"{a[0].folder} and {b[0].folder} were not scored under one protocol:\n  " + "\n  ".join(found) + "\n"
+            f"{a[0].folder} and {b[0].folder} were not scored under one protocol (here is A):\n  "
+            + "\n  ".join(found)
+            + "\n"
             "--reevaluate scores the cheaper one again under the protocol of the other; --allow KEY lets it differ"
         )
     if any(own.answers.videos != a[0].answers.videos for own in (*a, *b)):
@@ -135,7 +152,7 @@ def overrides(own: Outcome, other: Outcome, allow: list[str]) -> list[str]:
 
 
 def _shown(side: Side) -> str:
-    return str(side[0].folder if len(side) == 1 else side[0].folder.parent)
+    return os.path.commonpath([own.folder for own in side])
 
 
 if __name__ == "__main__":

@@ -178,19 +178,28 @@ def losses(run: Run, step: int, supervised: Terms, distilled: Terms) -> Terms:
 
 def weighted(run: Run, step: int, supervised: Terms, distilled: Terms) -> Terms:
     """Every term that weighs something at `step`, times its weight. ConfigErrors as `losses`."""
-    found: Terms = {}
+    terms = {**supervised, **distilled}
+    owned = owners(run, supervised, distilled).items()
+    found = {name: w * terms[name] for name, (_, section, own) in owned if (w := section.weight(own, step))}
+    if not found:
+        raise ConfigError("every loss term has weight 0 at this step: nothing would be learned")
+    return found
+
+
+def owners(run: Run, supervised: Terms, distilled: Terms) -> dict[str, tuple[str, Weighted, str]]:
+    """For every term where its section stands ("task", "methods.0"), that section, and the term's name in it.
+
+    ConfigError for a weight that names no term; it lists the terms.
+    """
+    found: dict[str, tuple[str, Weighted, str]] = {}
     sections: list[tuple[str, Weighted, Terms, str]] = [("task", run.task, supervised, "")]
     keys = method_keys([m.kind for m in run.methods])
     for i, (key, section) in enumerate(zip(keys, run.methods, strict=True)):
         sections.append((f"methods.{i}", section, distilled, f"{key}/"))
     for where, section, terms, prefix in sections:
-        own = {name.removeprefix(prefix): term for name, term in terms.items() if name.startswith(prefix)}
-        _known(where, section, list(own))
-        for name, term in own.items():
-            if weight := section.weight(name, step):
-                found[prefix + name] = weight * term
-    if not found:
-        raise ConfigError("every loss term has weight 0 at this step: nothing would be learned")
+        own = {name: name.removeprefix(prefix) for name in terms if name.startswith(prefix)}
+        _known(where, section, list(own.values()))
+        found |= {name: (where, section, term) for name, term in own.items()}
     return found
 
 

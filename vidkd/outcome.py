@@ -69,6 +69,13 @@ def unlike(a: dict[str, Any], b: dict[str, Any], free: Collection[str]) -> list[
     return [d for key in sorted(keys) for d in run_dir.differences(a.get(key), b.get(key), f"protocol.{key}")]
 
 
+def same_network(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two protocols are of one network: the same weights, or, where one of them (an older vidkd wrote it) does
+    not say its weights, the same name, options and attention."""
+    keys = ("weights_sha256",) if a.get("weights_sha256") and b.get("weights_sha256") else NETWORK[:3]
+    return all(a.get(key) == b.get(key) for key in keys)
+
+
 def scoring(task: dict[str, Any] | None) -> dict[str, Any] | None:
     """Of a task section, what decides how its answers are scored: not what only teaches."""
     if task is None:

@@ -1,8 +1,8 @@
 """python -m vidkd.plan CONFIG [KEY=VALUE ...] [--steps N]
 
 What training CONFIG will be like, before any training: the taps on both sides with their sizes and what joins them,
-what each method adds, where the time of a step goes (from a few real steps on this machine), the memory, the hours,
-and after how many epochs a teacher cache has paid for itself.
+what each method adds, how hard each loss term pulls at the student, where the time of a step goes (from a few real
+steps on this machine), the memory, the hours, and after how many epochs a teacher cache has paid for itself.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidkd import cli, config_file, distiller, processes, teacher_cache, trained, trainer
+from vidkd import cli, config_file, distiller, processes, pulls, teacher_cache, trained, trainer
 from vidkd.config import Cache, Run
 from vidkd.data import clips, index
 from vidkd.data.index import Part
@@ -81,6 +81,7 @@ def plan(run: Run, steps: int) -> str:
     if teacher is not None:
         teacher.to(accelerator.device)
     spent = take_steps(run, accelerator, trainee, teacher, task, part, steps, accounts.append)
+    held = memory()  # before what is only done here
     sections = [
         f"{run.name}: {len(part)} clips, {per_epoch} steps of {run.train.batch_size} an epoch, "
         f"{run.train.count()} steps on {accelerator.device.type}",
@@ -95,8 +96,9 @@ def plan(run: Run, steps: int) -> str:
             answers: Answers = trainee.student(batch.seen_by("student")), seen
             added = methods_gmacs(trainee, batch, answers)
         careful = [*without_direction(run, trainee, teacher, answers), *dear(run, teacher, added)]
-        sections += ["", adapters(trainee, added), *careful]
-    sections += ["", *prospects(run, part, teacher, trainee, spent, per_epoch)]
+        felt = pulls.said(pulls.measure(run, trainee, teacher, task, batch, accelerator))
+        sections += ["", adapters(trainee, added), *careful, "", *felt]
+    sections += ["", *prospects(run, part, teacher, trainee, spent, per_epoch, held)]
     return "\n".join(line for section in sections for line in wrapped(section))
 
 
@@ -210,20 +212,17 @@ def adapters(trainee: Trainee, added: list[float]) -> str:
 
 
 def prospects(
-    run: Run, part: Part, teacher: Frozen | None, trainee: Trainee, spent: dict[str, float], per_epoch: int
+    run: Run, part: Part, teacher: Frozen | None, trainee: Trainee, spent: dict[str, float], per_epoch: int, held: str
 ) -> list[str]:
-    """Time, memory and cache, in sentences. `spent`: seconds of the parts of a step with the live teacher."""
+    """Time, memory (`held`) and cache, in sentences. `spent`: seconds of the parts of a step with the live teacher."""
     live, teaching = sum(spent.values()), spent.get("teacher", 0.0)
+    building = teaching + spent.get("data", 0.0)  # of a batch: its clips are made for the cache as for a step
     cached = teacher is not None and run.teacher is not None and run.teacher.cache is not None
     shown = {what: s for what, s in spent.items() if not (cached and what == "teacher")}
     step = sum(shown.values())
     shares = ", ".join(f"{what} {100 * s / step:.0f} %" for what, s in sorted(shown.items(), key=lambda x: -x[1]))
     hours = _duration(step * run.train.count())
-    lines = [f"a step takes {step:.2f} s here ({shares}); {run.train.count()} steps: {hours}"]
-    if torch.cuda.is_available():
-        lines.append(f"memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB on the device")
-    else:
-        lines.append(f"memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB, workers apart")
+    lines = [f"a step takes {step:.2f} s here ({shares}); {run.train.count()} steps: {hours}", held]
     if teacher is not None and run.teacher is not None:
         cache = run.teacher.cache or Cache()
         if not cached:
@@ -234,12 +233,20 @@ def prospects(
         names = teacher_cache.stored(trainee.each_method(), cache, teacher)
         lines.append(teacher_cache.size(cache, teacher, part, names))
         epochs = run.train.count() / per_epoch
+        even = cache.views * building / teaching
         lines.append(
-            f"building the cache takes {_duration(teaching * per_epoch * cache.views)}, as long as the live teacher in "
-            f"{cache.views} epochs; after these it has paid for itself, and this run has {epochs:.0f}: "
-            + ("it pays in this run" if epochs > cache.views else "it pays from the next run on")
+            f"building the cache takes {_duration(building * per_epoch * cache.views)} with the making of its clips, "
+            f"as long as the live teacher in {even:.0f} epochs; after these it has paid for itself, and this run has "
+            f"{epochs:.0f}: " + ("it pays in this run" if epochs > even else "it pays from the next run on")
         )
     return lines
+
+
+def memory() -> str:
+    """The most that was held at once up to now."""
+    if torch.cuda.is_available():
+        return f"memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB on the device"
+    return f"memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB, workers apart"
 
 
 def wrapped(text: str) -> list[str]:

@@ -41,7 +41,7 @@ def runs(folder: Path) -> list[Path]:
         outcome.results_of(folder)  # says what is missing
         return [folder]
     bench = json.loads((folder / "bench.json").read_text(encoding="utf-8"))["bench"]
-    apart = [Path(row["set"]["out"]) for row in bench["first"] if "out" in row["set"]]
+    apart = [Path(row["set"]["out"]) for row in (*bench["first"], *bench["rows"]) if "out" in row["set"]]
     there = sorted(path.parent for path in folder.glob("*/seed*/results.json") if ".aside" not in path.parent.name)
     return [path for path in (*apart, *there) if (path / "results.json").is_file()]
 

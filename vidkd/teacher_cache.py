@@ -7,6 +7,7 @@ Building can be interrupted at any moment and shared by processes (teacher_store
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -102,6 +103,7 @@ def open_cache(
         missing = [unit for unit in store.units() if not all(store.has(name, *unit) for name in names)]
         missing = gather_objects(missing)[0]  # one list for all: the first process may have begun to write
         say(size(section, teacher, part, names) + f", {folder}: {len(missing)} of {len(store.units())} shards to build")
+        distributed.on_first(lambda: _check_space(store, row_bytes(section, teacher, names)))
         for first in range(0, len(missing), world_size()):  # in step: the fastest waits for one shard, not for all
             i = first + rank()
             title = f"teacher cache {i + 1}/{len(missing)}"
@@ -124,17 +126,36 @@ def stored(methods: Sequence[BaseMethod], section: Cache, teacher: Frozen) -> li
 
 def size(section: Cache, teacher: Frozen, part: Part, names: Sequence[str]) -> str:
     """What the whole cache takes, in words."""
-    assert teacher.tapped.clip is not None
-    shapes = cost.tap_shapes(teacher.tapped, *teacher.tapped.clip)
-    maps = [_pooled(torch.empty(shapes[name], device="meta"), section.pool) for name in names[1:]]
-    width = {"fp32": 4, "fp16": 2, "int8": 1}[section.dtype]
-    per_view = teacher.tapped.num_classes() * max(width, 2)
-    per_view += sum(each.numel() * width + 4 * len(each) * (section.dtype == "int8") for each in maps)  # 4: the scale
+    per_view = sum(row_bytes(section, teacher, names).values())
     total = per_view * section.views * len(part)
     return (
         f"teacher cache: {' + '.join(names)} of {section.views} views of {len(part)} clips, "
         f"{per_view * section.views:,} bytes a clip ({per_view / 1024:.1f} KiB a view), {total / 2**20:.0f} MiB in all"
     )
+
+
+def row_bytes(section: Cache, teacher: Frozen, names: Sequence[str]) -> dict[str, int]:
+    """The bytes of what is stored of one view of one clip, by name."""
+    assert teacher.tapped.clip is not None
+    shapes = cost.tap_shapes(teacher.tapped, *teacher.tapped.clip)
+    width = {"fp32": 4, "fp16": 2, "int8": 1}[section.dtype]
+    found = {"logits": teacher.tapped.num_classes() * max(width, 2)}
+    for name in names[1:]:
+        maps = _pooled(torch.empty(shapes[name], device="meta"), section.pool)
+        found[name] = maps.numel() * width + 4 * len(maps) * (section.dtype == "int8")  # 4: the scale
+    return found
+
+
+def _check_space(store: Store, each: dict[str, int]) -> None:
+    """ConfigError where the disk cannot hold the shards that are missing: said before hours of building them."""
+    lacks = [(name, c) for a, c in store.units() for name in each if not store.has(name, a, c)]
+    needed = sum(len(store.positions(c)) * each[name] for name, c in lacks)
+    free = shutil.disk_usage(store.folder).free
+    if needed > free:
+        raise ConfigError(
+            f"{store.folder}: its disk has {free:,} bytes free, the cache takes {needed:,} more; make room, choose "
+            "another disk with teacher.cache.dir=..., or store less: teacher.cache.views, dtype: int8, pool"
+        )
 
 
 @contextmanager

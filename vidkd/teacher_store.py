@@ -62,11 +62,11 @@ class Store:
                 proof = json.loads(path.with_suffix(".json").read_bytes())
                 found = hashlib.sha256(path.read_bytes()).hexdigest()
             except (OSError, json.JSONDecodeError) as error:
-                raise DataError(f"{path}: cannot be read ({error}); {self._again()}") from None
+                raise DataError(f"{path}: cannot be read ({error}); {_again(path)}") from None
             if proof.get("sha256") != found:
-                raise DataError(f"{path}: its checksum is wrong; {self._again()}")
+                raise DataError(f"{path}: its checksum is wrong; {_again(path)}")
             if len(self._reader(name, address, chunk)[0]) != len(self.positions(chunk)):
-                raise DataError(f"{path}: not the clips of this data set; {self._again()}")
+                raise DataError(f"{path}: not the clips of this data set; delete {self.folder} to build it again")
 
     def rows(self, name: str, where: Iterable[tuple[int, int]]) -> Tensor:
         """What was stored as `name` for each (address, position): [B, ...] float32."""
@@ -86,10 +86,11 @@ class Store:
             with safe_open(path, framework="pt") as file:
                 return file.get_tensor("rows"), file.get_tensor("scale") if "scale" in file.keys() else None  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); {self._again()}") from None
+            raise DataError(f"{path}: cannot be read ({error}); {_again(path)}") from None
 
-    def _again(self) -> str:
-        return f"delete {self.folder} to build the cache again"
+
+def _again(path: Path) -> str:
+    return f"delete {path.with_suffix('.*')}, and the same command builds it again"
 
 
 def encoded(rows: Tensor, dtype: Dtype) -> dict[str, Tensor]:

@@ -1,10 +1,10 @@
-"""python -m vidkd.bench BENCH.yaml [--jobs N] [--only PATTERN ...] [--dry-run] [--stale-s S]
+"""python -m vidkd.bench BENCH.yaml [--jobs N] [--only PATTERN ...] [--dry-run | --table] [--stale-s S]
 
 Run a grid of ordinary configurations over several seeds, each cell in a process of its own, and write one table
 (table.md, table.csv, table.html) into its folder. The same command continues: a finished cell is not run again, one
 that was killed goes on, and one whose configuration, data or teacher changed is run again, its old results moved aside.
 --only runs the rows whose names match, and what they are compared with: a large grid can be done in pieces, and its
-table then shows every row that is finished by now.
+table then shows every row that is finished by now, as --table does at any time, running nothing.
 Launched many times, on any machines that share the folder, it spreads the grid: every cell is claimed by one of them.
 """
 
@@ -27,6 +27,7 @@ def main(argv: list[str]) -> int:
         "--only", nargs="+", metavar="PATTERN", help="rows, as --dry-run names them; * stands for anything: 'FMD, *'"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be run, and why, and stop")
+    parser.add_argument("--table", action="store_true", help="run nothing: the table of the rows that are finished")
     parser.add_argument(
         "--stale-s",
         type=float,
@@ -41,8 +42,9 @@ def main(argv: list[str]) -> int:
     if args.dry_run:
         print("\n".join(run.plan(wanted)))
         return 0
-    run.run(wanted, args.jobs or bench.jobs, args.stale_s)
-    done = state.finished_part(bench) if args.only else bench
+    if not args.table:
+        run.run(wanted, args.jobs or bench.jobs, args.stale_s)
+    done = state.finished_part(bench) if args.only or args.table else bench
     print(table.write(done))
     if len(done.rows) < len(bench.rows):
         print(f"\n{len(done.rows)} of {len(bench.rows)} rows are finished")

@@ -7,10 +7,10 @@ from typing import Literal
 from vidkd import config_file, distiller, run_dir, trained
 from vidkd.bench import grid
 from vidkd.bench.grid import Cell
-from vidkd.bench.sections import Bench
+from vidkd.bench.sections import Bench, Row
 from vidkd.config import Run
 from vidkd.data import clips, index
-from vidkd.errors import ConfigError
+from vidkd.errors import ConfigError, VidkdError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,22 @@ def examine(cell: Cell) -> State:
 
 
 def finished_part(bench: Bench) -> Bench:
-    """Of an expanded grid the rows that are finished on every seed, as is the baseline of each."""
-    done = {row.name for row in bench.rows if all(examine(c).kind == "finished" for c in grid.cells(bench, (row,)))}
-    return grid.part(bench, {row.name for row in bench.rows if {row.name, bench.baseline_of(row).name} <= done})
+    """Of an expanded grid the rows that are finished on every seed, as is the baseline of each, and those of
+    `first` that are. ConfigError where there are no such rows."""
+    done = {row.name for row in (*bench.first, *bench.rows) if _finished(bench, row)}
+    rows = {row.name for row in bench.rows if {row.name, bench.baseline_of(row).name} <= done}
+    if not rows:
+        raise ConfigError(f"{bench.out}: no row is finished on every seed, as is its baseline: there is no table yet")
+    first = tuple(row for row in bench.first if row.name in done)
+    return grid.part(bench, rows).model_copy(update={"first": first})
+
+
+def _finished(bench: Bench, row: Row) -> bool:
+    """Whether every cell of the row is; not where that cannot be found out (its teacher is not there)."""
+    try:
+        return all(examine(cell).kind == "finished" for cell in grid.cells(bench, (row,)))
+    except VidkdError:
+        return False
 
 
 def _differences(wanted: Run, path: Path) -> list[str]:

@@ -6,13 +6,14 @@ import io
 import json
 from typing import Any
 
-from vidkd import checkpoint, config_file, distiller, intervals, outcome, results
+from vidkd import checkpoint, config_file, distiller, intervals, outcome, results, run_dir
 from vidkd.bench.grid import Cell, cells
 from vidkd.bench.sections import Bench
 from vidkd.errors import DataError
 from vidkd.intervals import Interval
 from vidkd.outcome import Outcome
 
+BUDGET: Any = {"train": {"steps", "batch_size", "accumulate"}, "data": {"seed", "train", "split"}}
 STYLE = (
     ":root{color-scheme:light dark}body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem;overflow-x:auto}"
     "table{border-collapse:collapse}th,td{padding:.35rem .7rem;text-align:right;border-bottom:1px solid #8886;"
@@ -52,10 +53,14 @@ def rows_of(bench: Bench) -> list[dict[str, Any]]:
         line |= {f"{key}_low": value.low, f"{key}_high": value.high, "primary": key, "title": reference.task.title}
         if row in bench.rows:
             line["baseline"] = baseline
+            if unequal := _unequal(own, cells(bench, (bench.baseline_of(row),))):
+                line["unequal"] = f"was not trained as {baseline!r}, which it is compared with: {'; '.join(unequal)}"
         if row in bench.rows and row.name != baseline:
             gain = intervals.gain_interval(figures[row.name], figures[baseline], n)
             line |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
             line |= _recovered(own[0], figures[row.name], figures[baseline], n)
+        if (taught := outcome.results_of(own[0].out).get("teacher")) and row in bench.rows:
+            line["teacher"] = _teacher(taught["protocol"], {r.name: read[r.name][0].protocol for r in bench.first})
         line |= speed(own[0], len(reference.task.classes), speeds)
         line["training_s"] = sum(outcome.results_of(cell.out)["training_s"] for cell in own) / len(own)
         line["protocol"] = read[row.name][0].protocol
@@ -73,6 +78,16 @@ def _check(name: str, own: Outcome, baseline: str, reference: Outcome, *, strict
         raise DataError(f"{name!r} and {baseline!r} cannot be compared: {'; '.join(found)}")
 
 
+def _unequal(own: list[Cell], baseline: list[Cell]) -> list[str]:
+    """In what two rows' budgets, seeds and order of the data differ, as they were trained."""
+    a, b = (
+        {"seeds": [cell.seed for cell in side]}
+        | config_file.load(side[0].out / "config.yaml").model_dump(mode="json", include=BUDGET)
+        for side in (own, baseline)
+    )
+    return run_dir.differences(a, b)
+
+
 def _recovered(cell: Cell, figures: list[intervals.Figure], baseline: list[intervals.Figure], n: int) -> dict[str, Any]:
     """How much of its own teacher's lead over the baseline the row has made up; {} without a teacher that leads."""
     if "teacher" not in outcome.results_of(cell.out):
@@ -80,6 +95,11 @@ def _recovered(cell: Cell, figures: list[intervals.Figure], baseline: list[inter
     teacher = outcome.read(cell.out, "teacher").answers.figure
     share = intervals.recovered_interval(figures, baseline, teacher, n)
     return {} if share is None else {"recovered": share.mean, "recovered_low": share.low, "recovered_high": share.high}
+
+
+def _teacher(protocol: dict[str, Any], first: dict[str, dict[str, Any]]) -> str:
+    """The name of the row that is the network of that protocol; of one that was not trained here, its network's."""
+    return next((n for n, p in first.items() if outcome.same_network(p, protocol)), str(protocol["network"]))
 
 
 def speed(cell: Cell, num_classes: int, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -104,8 +124,8 @@ def _heads(table: list[dict[str, Any]]) -> list[str]:
             "parameters", "GMACs", "clips/s", "training"]  # fmt: skip
 
 
-def _cells(line: dict[str, Any]) -> list[str]:
-    """A line of the table, as text."""
+def _cells(line: dict[str, Any], table: list[dict[str, Any]]) -> list[str]:
+    """A line of the table, as text; whose lead a share is of, where the rows have several teachers."""
     key, p = line["primary"], line["protocol"]
 
     def points(name: str, sign: str = "+") -> str:
@@ -114,11 +134,12 @@ def _cells(line: dict[str, Any]) -> list[str]:
         mean, low, high = (100 * line[name + end] for end in ("", "_low", "_high"))
         return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
+    several = len(taught_by(table)) > 1
     return [
         line["row"],
         str(Interval(line[key], line[f"{key}_low"], line[f"{key}_high"])),
         points("gain"),
-        points("recovered", ""),
+        points("recovered", "") + (f" of {line['teacher']}" if several and "recovered" in line else ""),
         str(line["seeds"]),
         f"{p['frames']}x{p['size_px']}x{p['size_px']}",
         f"{line['parameters']:,}",
@@ -142,9 +163,21 @@ def as_markdown(table: list[dict[str, Any]]) -> str:
     """For people."""
     heads, parts = _heads(table), []
     for title, group in groups(table).items():
-        lines = [heads, ["---"] * len(heads), *(_cells(line) for line in group)]
+        lines = [heads, ["---"] * len(heads), *(_cells(line, table) for line in group)]
         parts.append((f"### {title}\n\n" if title else "") + "\n".join(f"| {' | '.join(line)} |" for line in lines))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *notes(table)])
+
+
+def notes(table: list[dict[str, Any]]) -> list[str]:
+    """What has to be said below the table: whose gap it is, and which figures are not got by equal means."""
+    teachers, others = taught_by(table), [line["row"] for line in table if "baseline" not in line]
+    gap = f"The gap is that to {teachers[0]!r}, which taught the others." if len(teachers) == 1 < len(others) else ""
+    return [gap] * bool(gap) + [f"careful: {line['row']!r} {line['unequal']}" for line in table if "unequal" in line]
+
+
+def taught_by(table: list[dict[str, Any]]) -> list[str]:
+    """The names of the teachers of its lines."""
+    return list(dict.fromkeys(line["teacher"] for line in table if "teacher" in line))
 
 
 def as_html(name: str, table: list[dict[str, Any]]) -> str:
@@ -155,9 +188,11 @@ def as_html(name: str, table: list[dict[str, Any]]) -> str:
         body += f"<h2>{html.escape(title)}</h2>" if title else ""
         body += f"<table><thead><tr>{head}</tr></thead>\n<tbody>"
         for line in group:
-            said = (html.escape(cell).replace(" [", "<small>[").replace("]", "]</small>") for cell in _cells(line))
+            told = map(html.escape, _cells(line, table))
+            said = (cell.replace(" [", "<small>[").replace("]", "]</small>") for cell in told)
             body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in said)}</tr>\n"
         body += "</tbody></table>"
+    body += "".join(f"<p>{html.escape(line)}</p>" for line in notes(table))
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(name)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'

@@ -37,6 +37,11 @@ class Shown:
         clip = self.run.data.clip
         return clip.frames * clip.stride / (self.run.data.fps or self.part[i].fps or 25.0)
 
+    def label(self, i: int) -> str:
+        """The class of video `i`; "" where it has none, as videos with several actions."""
+        label = self.part[i].label
+        return self.classes[label] if label >= 0 else ""
+
     def spread(self, most: int) -> list[int]:
         """At most so many videos, evenly from the first to the last."""
         n = min(most, len(self.part))
@@ -77,13 +82,11 @@ def shown(m: Material, row: Row | None = None) -> Shown:
 
 def cards(source: Shown, most: int, body: Callable[[int, Views], str]) -> str:
     """A card for each of at most `most` videos, spread over the part: class, name, and what `body` draws of it."""
-    boxes = [
-        card(source.classes[source.part[i].label], source.part[i].name, body(i, source.views(i)))
-        for i in source.spread(most)
-    ]
+    boxes = [card(source.label(i), source.part[i].name, body(i, source.views(i))) for i in source.spread(most)]
     return f'<div class="videos">{"".join(boxes)}</div>'
 
 
 def card(label: str, name: str, body: str, said: str = "") -> str:
     """One video. `said` and `body` are HTML."""
-    return f'<div class="video"><h4>{esc(label)}</h4><p>{said}<span class="tick">{esc(name)}</span></p>{body}</div>'
+    head = f"<h4>{esc(label)}</h4>" if label else ""
+    return f'<div class="video">{head}<p>{said}<span class="tick">{esc(name)}</span></p>{body}</div>'

@@ -31,7 +31,8 @@ def per_class(m: Material) -> str:
         tone = "" if last == first or abs(gain[n]) < 0.005 else ("good" if gain[n] > 0 else "bad")
         rows.append(Dots(n, [(role, found[role][n]) for role in reversed(roles)], value=value, tone=tone))
     scale, said = svg.Scale(0, 1), "Accuracy by class"
-    note = "Mean over seeds, sorted by the gain in points (right)." if last != first else ""
+    note = "" if "confusion" in m.best.figures else "Average precision. "
+    note += "Mean over seeds, sorted by the gain in points (right)." if last != first else ""
     head = f'{_key(roles, m)}<p class="note">{note}</p>'
     return head + folded(rows, said, scale)
 
@@ -42,18 +43,19 @@ def _compared(m: Material) -> dict[str, tuple[tuple[Cell, ...], str]]:
     if m.baseline is not None:
         shown["baseline"] = (m.baseline.cells, "student")
     shown.setdefault(m.best.role, (m.best.cells, "student"))
-    if m.teacher is not None:
+    if m.best.taught_by is not None:
         shown["teacher"] = (m.best.cells, "teacher")
     return shown
 
 
 def _class_shares(cells: tuple[Cell, ...], who: str) -> dict[str, float]:
-    """The mean over the runs of the share of each class that is right; classes without videos are not in it."""
+    """The mean over the runs of the share of each class that is right, of a detector its average precision; classes
+    without videos are not in it."""
     every: dict[str, list[float]] = {}
     for cell in cells:
         for entry in cell.results.get(who, {}).get("per_class", []):
-            if entry["accuracy"] is not None:
-                every.setdefault(entry["class"], []).append(entry["accuracy"])
+            if (share := entry["ap" if "ap" in entry else "accuracy"]) is not None:
+                every.setdefault(entry["class"], []).append(share)
     return {name: sum(values) / len(values) for name, values in every.items()}
 
 
@@ -72,7 +74,7 @@ def confusion(m: Material) -> str:
         title = f"<h3>{esc(row)}</h3>" if m.is_bench else ""
         parts.append(f"<div>{title}{matrix}{_mistakes(mean, classes)}</div>")
     if not parts:
-        raise LeftOut("results.json has no confusion matrix.")
+        raise LeftOut("results.json has no confusion matrix (a detector has none).")
     seeds = ", mean over seeds" if m.is_bench else ""
     note = f'<p class="note">Lines: the true class; columns: the answer; in % of the line’s videos{seeds}.</p>'
     return f'{note}<div class="pair">{"".join(parts)}</div>'
@@ -89,7 +91,7 @@ def _mistakes(matrix: list[list[float]], classes: list[str], most: int = 3) -> s
 
 def _key(roles: list[str], m: Material) -> str:
     """A legend with the names of the rows where a role is one row."""
-    names = {"teacher": "teacher", m.best.role: m.best.name}
+    names = {"teacher": m.teachers[m.best.name].name if m.several_teachers else "teacher", m.best.role: m.best.name}
     if m.baseline is not None:
         names["baseline"] = m.baseline.name
     return svg.legend((role, names[role]) for role in roles)

@@ -41,8 +41,10 @@ def surface(m: Material) -> str:
     parts = []
     for role, title in (("baseline", "Trained and scored at each size: alone"), ("distilled", "the same, distilled")):
         rows = [row for row in m.rows if row.role == role or (role == "baseline" and row.role == "alone")]
-        if len(found := _of_rows(rows)) > 1:
-            parts.append(f"<div><h3>{esc(title)}</h3>{charts.heat(found, said(found))}</div>")
+        for network, own in _by_network(rows).items():
+            if len(found := _of_rows(own)) > 1:
+                head = f"{title}, {network}"
+                parts.append(f"<div><h3>{esc(head)}</h3>{charts.heat(found, said(found))}</div>")
     for row in dict.fromkeys(r for r in (m.baseline, m.best) if r is not None):
         if len(found := _probed(row)) > 1:
             title = f"{row.name}: trained at one size, scored at others"
@@ -56,6 +58,15 @@ def surface(m: Material) -> str:
 def said(found: Surface) -> str:
     """In words, for who cannot see it."""
     return "; ".join(f"{t} frames of {px} px: {value:.1%}" for (t, px), value in sorted(found.items()))
+
+
+def _by_network(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows of each student: sizes of different networks are no surface of one."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        p = row.line.get("protocol", {})
+        found.setdefault(" ".join([p.get("network", ""), *map(str, p.get("options", {}).values())]), []).append(row)
+    return found
 
 
 def _of_rows(rows: Iterable[Row]) -> Surface:

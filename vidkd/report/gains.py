@@ -23,13 +23,14 @@ def headline(m: Material) -> str:
     else:
         said += f"{m.best.name}: {title} {value:.1%} (95 % interval {share(*m.best.interval)})."
         tiles.append((f"{value:.1%}", f"{m.best.name}, {title}"))
-    if m.teacher_row is not None:
-        taught, cost = m.teacher_row.value, m.teacher_row.line
-        said += f" The teacher, {taught:.1%}, " + cheaper(cost, line)
+    if (teacher := m.teachers.get(m.best.name)) is not None:
+        taught, cost = teacher.value, teacher.line
+        who = f"Its teacher, “{teacher.name}”" if m.several_teachers else "The teacher"
+        said += f" {who}, {taught:.1%}, " + cheaper(cost, line)
         fewer, less = (cost[key] / line[key] for key in ("parameters", "gmacs"))
-        tiles.append((f"{taught:.1%}", f"the teacher, {title}"))
+        tiles.append((f"{taught:.1%}", f"{teacher.name if m.several_teachers else 'the teacher'}, {title}"))
         if min(fewer, less) > 1:
-            tiles.append((f"{times(fewer)} ×", f"fewer parameters than the teacher, and {times(less)} × fewer GMACs"))
+            tiles.append((f"{times(fewer)} ×", f"fewer parameters than its teacher, and {times(less)} × fewer GMACs"))
     boxes = "".join(f'<div class="tile"><b>{esc(a)}</b><span>{esc(b)}</span></div>' for a, b in tiles)
     return f'<p class="headline">{esc(said)}</p><div class="tiles">{boxes}</div>'
 
@@ -90,7 +91,7 @@ def table(m: Material) -> str:
     for row in m.lines:
         if row.value is None:
             continue
-        cells = _cells(row)
+        cells = _cells(row, m)
         best = ' class="best"' if m.is_bench and row is m.best else ""
         told = "".join(f'<td data-of="{esc(h)}">{c}</td>' for h, c in zip(heads, cells, strict=True))
         body += f"<tr{best}>{told}</tr>"
@@ -98,12 +99,28 @@ def table(m: Material) -> str:
         raise LeftOut("no run is finished.")
     head = "".join(f"<th>{esc(h)}</th>" for h in heads)
     speed = next((row.line["clips_per_s_is"] for row in m.lines if "clips_per_s_is" in row.line), "")
-    note = "Intervals of rows: bootstrap over seeds and videos; of a single network: Wilson." if m.is_bench else ""
+    note = "Intervals of rows: bootstrap over seeds and videos." if m.is_bench else ""
+    if m.best.primary == "top1" and not (m.is_bench and all(row.cells for row in m.lines)):
+        note += " Intervals of a single network: Wilson."
     note += f" clips/s: {speed}." if speed else ""
-    return f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p class="note">{esc(note)}</p>'
+    if m.several_teachers and len(taught := {row.name for row in m.teachers.values()}) == 1:
+        note += f" The gap is that to “{taught.pop()}”, which taught every distilled row."
+    drawn = f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p class="note">{esc(note)}</p>'
+    return drawn + "".join(f'<p class="note bad">{esc(line)}</p>' for line in careful(m))
 
 
-def _cells(row: Row) -> list[str]:
+def careful(m: Material) -> list[str]:
+    """What a reader has to know of the lines: rows whose runs have gone since, or had another budget."""
+    gone = [row for row in (*m.first, *m.rows) if row.unfinished > 0]
+    said = [
+        f"“{row.name}”: the line is of {row.line['seeds']} runs, of which {row.unfinished} are no longer here or not "
+        "finished; python -m vidkd.bench makes the table anew."
+        for row in gone
+    ]
+    return said + [f"“{row.name}” {row.line['unequal']}." for row in m.rows if "unequal" in row.line]
+
+
+def _cells(row: Row, m: Material) -> list[str]:
     """A row's cells, as HTML."""
     r, p = row.line, row.line.get("protocol", {})
     gain = f"{100 * r['gain']:+.1f}<small>{esc(points(r))}</small>" if "gain" in r else ""
@@ -112,7 +129,7 @@ def _cells(row: Row) -> list[str]:
         esc(row.name),
         f"{row.value:.1%}<small>{esc(share(*row.interval))}</small>",
         gain,
-        recovered(r),
+        recovered(r) + _from(row, m),
         f"{r['parameters']:,}" if "parameters" in r else "",
         f"{r['gmacs']:.3g}" if "gmacs" in r else "",
         f"{r['clips_per_s']:.0f}" if "clips_per_s" in r else "",
@@ -151,6 +168,17 @@ def recovered(line: dict[str, Any]) -> str:
         return ""
     between = share(line["recovered_low"], line["recovered_high"])
     return f"{100 * line['recovered']:.0f}<small>{esc(between)}</small>"
+
+
+def _from(row: Row, m: Material) -> str:
+    """Whose lead the share is of, where rows have different teachers."""
+    if (
+        "recovered" not in row.line
+        or len({each.name for each in m.teachers.values()}) < 2
+        or row.name not in m.teachers
+    ):
+        return ""
+    return f"<small>of {esc(m.teachers[row.name].name)}</small>"
 
 
 def share(low: float | None, high: float | None) -> str:

@@ -1,6 +1,7 @@
 """What a report is made of: the files of one run, or of every cell of a bench, read and put in order."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.csv
 
-from vidkd import config_file, run_dir
+from vidkd import config_file, outcome, run_dir
 from vidkd.config import Run
 from vidkd.errors import ConfigError, DataError
 
@@ -40,6 +41,9 @@ class Cell:
         path = self.dir / f"{who}_predictions.csv"
         if not path.is_file():
             raise LeftOut(f"{path} is not there.")
+        with path.open(encoding="utf-8", errors="replace") as file:
+            if "start_s" in file.readline():
+                raise LeftOut("a detector answers with stretches of time, not with one class a video.")
         options = pyarrow.csv.ConvertOptions(include_columns=list(PREDICTED), column_types=PREDICTED)
         return pyarrow.csv.read_csv(path, convert_options=options).to_pydict()
 
@@ -88,6 +92,21 @@ class Row:
         return self.line.get(self.primary)
 
     @property
+    def figures(self) -> dict[str, Any]:
+        """What the first finished run says of its student; {} where none is."""
+        return next((cell.results["student"] for cell in self.cells if "student" in cell.results), {})
+
+    @property
+    def unfinished(self) -> int:
+        """How many of the runs that its line was made of are not there any more, or are being run again."""
+        return self.line.get("seeds", 0) - sum("student" in cell.results for cell in self.cells)
+
+    @property
+    def taught_by(self) -> dict[str, Any] | None:
+        """The figures of its teacher, as it was scored beside it; None where it had none."""
+        return next((cell.results["teacher"] for cell in self.cells if "teacher" in cell.results), None)
+
+    @property
     def interval(self) -> tuple[Any, Any]:
         return self.line.get(f"{self.primary}_low"), self.line.get(f"{self.primary}_high")
 
@@ -121,25 +140,39 @@ class Material:
         return max(distilled or others or self.rows, key=lambda row: row.value or 0.0)
 
     @cached_property
-    def teacher(self) -> dict[str, Any] | None:
-        """The figures of the best row's teacher; None where it had none."""
-        return next((cell.results["teacher"] for cell in self.best.cells if "teacher" in cell.results), None)
-
-    @cached_property
     def lines(self) -> tuple[Row, ...]:
-        """Every line of the table: what came first, a teacher that was not trained here, the rows."""
-        seen = (row.line.get("protocol", {}).get("network") for row in self.first)
-        if self.teacher is None or self.teacher["protocol"]["network"] in seen:
-            return (*self.first, *self.rows)
-        return (*self.first, Row("teacher", "teacher", _line_of(self.teacher), (), "", {}), *self.rows)
+        """Every line of the table: what came first, teachers that were not trained here, the rows."""
+        there = list(self.first)
+        for row in self.rows:
+            if row.taught_by is not None and _of_network(there, row.taught_by) is None:
+                there.append(Row(self._untrained(there), "teacher", _line_of(row.taught_by), (), "", {}))
+        return (*there, *self.rows)
 
     @cached_property
-    def teacher_row(self) -> Row | None:
-        """The line of the table that is the teacher of the best row."""
-        if self.teacher is None:
-            return None
-        network = self.teacher["protocol"]["network"]
-        return next(r for r in self.lines if r.line.get("protocol", {}).get("network") == network)
+    def teachers(self) -> dict[str, Row]:
+        """The line of the table that is the teacher of a row, by the name of the row; without those that had none."""
+        there = [row for row in self.lines if row.role == "teacher"]
+        found = {row.name: _of_network(there, row.taught_by) for row in self.rows if row.taught_by is not None}
+        return {name: teacher for name, teacher in found.items() if teacher is not None}
+
+    @property
+    def several_teachers(self) -> bool:
+        """Whether a reader has to be told which one is meant."""
+        return sum(row.role == "teacher" for row in self.lines) > 1
+
+    @staticmethod
+    def _untrained(there: Sequence[Row]) -> str:
+        """A name for a teacher that was not trained here, which no other line has."""
+        names, number = {row.name for row in there}, 1
+        while (name := "teacher" if number == 1 else f"teacher {number}") in names:
+            number += 1
+        return name
+
+
+def _of_network(rows: Iterable[Row], figures: dict[str, Any]) -> Row | None:
+    """The row of the network that those figures are of."""
+    wanted = figures["protocol"]
+    return next((r for r in rows if "protocol" in r.line and outcome.same_network(r.line["protocol"], wanted)), None)
 
 
 def read(folder: Path) -> Material:
@@ -151,7 +184,8 @@ def read(folder: Path) -> Material:
     if (folder / "config.yaml").is_file() or (folder / "results.json").is_file():
         return _run(folder)
     raise ConfigError(
-        f"{folder}: neither a bench (bench.json, written when its last run is done) nor a run (config.yaml)"
+        f"{folder}: neither a bench (bench.json, written when its last run is done, or before by "
+        "python -m vidkd.bench BENCH.yaml --table) nor a run (config.yaml)"
     )
 
 
