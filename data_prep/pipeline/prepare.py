@@ -85,7 +85,7 @@ def begin(args: argparse.Namespace) -> None:
 def run(listing: Listing, args: argparse.Namespace) -> int:
     """Make the prepared data set; the exit status of the command."""
     if args.holdout:
-        listing = holdout.hold_out(listing, args.holdout, args.holdout_seed)
+        holdout.hold_out(listing, args.holdout, args.holdout_seed)
     settings = Settings(args.short_side, args.crf, copy=args.copy, timeout_s=args.timeout)
     make, named = functools.partial(transcode, settings), str(settings)
     if args.frames != "video":

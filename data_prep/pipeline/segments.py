@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.pipeline import official, prepare
-from data_prep.pipeline.listing import Item, Listing, table_of
+from data_prep.pipeline import prepare
+from data_prep.pipeline.listing import Item, Listing, Rows
+from data_prep.pipeline.scanning import Found
 from vidkd import annotations
 from vidkd.annotations import Annotations
 from vidkd.data import index
@@ -36,7 +37,7 @@ def run(
 
     Segments are written with the videos that were made, and with no others.
     """
-    found = {annotations.bare(stem): path for stem, path in official.by_stem(args.root).items()}
+    found = {annotations.bare(stem): path for stem, path in Found(args.root).items()}
     wanted = sorted(video for video in part_of)
     missing = [video for video in wanted if video.rpartition("/")[2] not in found]
     if missing and not args.allow_missing:
@@ -45,15 +46,14 @@ def run(
             f"{missing[0]!r}; get them, or go on without them with --allow-missing"
         )
     items = [
-        Item(f"{video}.mp4", str(found[stem].absolute()), "", parts=(part_of[video],))
+        Item(f"{video}.mp4", found[stem], "", parts=(part_of[video],))
         for video in wanted
         if (stem := video.rpartition("/")[2]) in found
     ]
     listing = Listing(
         name=name,
         classes=tuple(sorted(set(said.actions.label))),
-        splits=SPLITS,
-        table=table_of(items, SPLITS),
+        rows=Rows(items, SPLITS),
         horizontal_flip="changes_labels" if flip_changes_labels else "keeps_labels",
         licence=licence,
         files=files,
