@@ -1,10 +1,14 @@
 """OMP_NUM_THREADS=1 python benchmarks/prepare_scale.py --work /tmp/scale [--videos 10000 100000 650000]
 
-How the memory of preparing grows with the number of videos: the largest resident size of the real commands, each in a
-process of its own, and the CPU time it took, over data sets of so many empty files in 700 folders of classes. Nothing
-is decoded: what would make a video writes one byte (or, in the rows `list` and `folder`, refuses it). Everything else
-is what `python -m data_prep` does: listing, journal, resuming, the final join, index.csv and sources.csv. The last
-row opens the index as training does. It takes two small files a video below --work.
+How the memory of preparing grows with the number of videos: the largest resident size of real commands, each in a
+process of its own, and the CPU time it took. Nothing is decoded.
+
+list      a flat list of videos; what would make them refuses each: listing, dispatch, journal, join, index
+kinetics  empty files in 700 folders of classes, the csv that names them, and a journal in which all are made: one of
+          100,000 shards makes the few that are its own, finds the rest made, and writes index.csv and sources.csv
+folder    the same files, as `folder` reads them, with a tenth of the groups held out
+stats     of the data set that `kinetics` has written
+training  opens that data set, as a run does
 """
 
 import argparse
@@ -14,39 +18,37 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
 
 CLASSES = 700
-LIST = "list --root {work}/nothing --train {work}/list.txt --out {work}/list --allow-failures {n}"
-KINETICS = "kinetics --root {work}/in --annotations {work}/csv --out {work}/out"
-ROWS = (  # (name of the row, words of the command)
-    ("list, flat", LIST),
-    ("... again, nothing to keep", LIST),
-    ("folder, a tenth held out", "folder --root {work}/in --out {work}/folder --holdout 0.1 --allow-failures {n}"),
-    ("kinetics", KINETICS),
-    ("... again, all made", KINETICS),
-    ("... one of 100 shards of it", KINETICS + " --shard 7/100"),
-    ("verify --sizes-only", "verify {work}/out --sizes-only"),
-    ("stats", "stats {work}/out --samples 0"),
-    ("the index, as training opens it", "train {work}/out"),
-)
+SHARD = "--allow-failures {n} --shard 7/100000"
+ROWS = {
+    "list": "list --root {work}/nothing --train {work}/list.txt --out {work}/list --allow-failures {n}",
+    "kinetics": f"kinetics --root {{work}}/in --annotations {{work}}/csv --out {{work}}/out {SHARD}",
+    "folder": f"folder --root {{work}}/in --out {{work}}/folder --name kinetics --holdout 0.1 {SHARD}",
+    "stats": "stats {work}/out --samples 0",
+    "training": "training {work}/out",
+}
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="an empty folder, or one of an earlier run")
     parser.add_argument("--videos", type=int, nargs="+", default=[10_000, 100_000, 650_000])
-    parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default: all")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.row:
-        return measured(args.row)
-    found: dict[str, list[str]] = {name: [] for name, _ in ROWS}
+    if args.measure:
+        return measured(args.measure)
+    found: dict[str, list[str]] = {name: [] for name in args.rows}
     for n in args.videos:
         work = args.work / str(n)
         fill(work, n)
-        for name, words in ROWS:
-            command = [sys.executable, __file__, "--work", str(work), "--row", words.format(work=work, n=n)]
+        for name in args.rows:
+            words = ROWS[name].format(work=work, n=n)
+            command = [sys.executable, __file__, "--work", str(work), "--measure", words]
             done = subprocess.run(command, capture_output=True, text=True)
             try:
                 own = json.loads(done.stdout.splitlines()[-1])
@@ -62,27 +64,41 @@ def main(argv: list[str]) -> int:
 
 
 def fill(work: Path, n: int) -> None:
-    """The files, and the lists that name them, unless an earlier run has made them."""
-    if (work / "list.txt").exists():
+    """The files, the lists that name them and the journals, unless an earlier run has made them."""
+    if (work / "filled").exists():
         return
-    for i in range(min(CLASSES, n)):
-        (work / "in" / f"class {i:03d}").mkdir(parents=True)
-    (work / "nothing").mkdir()
-    (work / "csv").mkdir()
-    stems = [f"{i * 2654435761 % (1 << 44):011x}" for i in range(n)]  # names as YouTube draws them: in no order
-    with (work / "csv" / "train.csv").open("w", newline="") as file:
-        table = csv.writer(file)
+    names = ("nothing", "csv", "out", "folder", *(f"in/class {i:03d}" for i in range(CLASSES)))
+    for name in names:
+        (work / name).mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        table = csv.writer(stack.enter_context((work / "csv" / "train.csv").open("w", newline="")))
         table.writerow(["label", "youtube_id", "time_start", "time_end", "split"])
-        for i, stem in enumerate(stems):
-            table.writerow([f"class {i % CLASSES:03d}", stem, 1, 11, "train"])
-            (work / "in" / f"class {i % CLASSES:03d}" / f"{stem}_000001_000011.mp4").touch()
-    (work / "list.txt").write_text("".join(f"{stem}.mp4 {i % CLASSES}\n" for i, stem in enumerate(stems)))
+        flat = stack.enter_context((work / "list.txt").open("w"))
+        journals = [stack.enter_context((work / name / ".journal.jsonl").open("w")) for name in ("out", "folder")]
+        for i in range(n):
+            stem = f"{i * 2654435761 % (1 << 44):011x}"  # as YouTube draws them: in no order
+            label, name = f"class {i % CLASSES:03d}", f"{stem}_000001_000011.mp4"
+            (work / "in" / label / name).touch()
+            table.writerow([label, stem, 1, 11, "train"])
+            flat.write(f"{stem}.mp4 {i % CLASSES}\n")
+            made = {
+                "path": f"{label}/{name}",
+                "identity": f"{i:024x}",
+                "bytes": 200_000,
+                "checksum": f"sha256:{i:064x}",
+            }
+            made |= {"frames": 300, "fps": 25.0, "width": 170, "height": 128, "status": "ok", "reason": ""}
+            for journal in journals:
+                journal.write(json.dumps(made | {"source_checksum": f"sha256:{i:064x}"}) + "\n")
+    for name in ("out", "folder"):
+        (work / name / ".data_set").write_text("kinetics")
+    (work / "filled").touch()
 
 
 def measured(words: str) -> int:
     """Run one command in this process; print how large it became."""
     name, *rest = words.split()
-    if name == "train":
+    if name == "training":
         opened(Path(rest[0]))
     else:
         prepared(name, rest)
@@ -96,14 +112,11 @@ def prepared(name: str, words: list[str]) -> None:
     from data_prep.pipeline import prepare
     from data_prep.pipeline.produce import Facts
 
-    def make(_settings: object, _item: object, target: Path) -> Facts:
-        if name != "kinetics":
-            return Facts(status="refused", reason="nothing is decoded here")
-        target.write_bytes(b"x")
-        return Facts(300, 25.0, 170, 128)
+    def refuse(_settings: object, _item: object, _target: Path) -> Facts:
+        return Facts(status="refused", reason="nothing is decoded here")
 
     workers = [] if name == "stats" else ["--workers", "1"]
-    with mock.patch.object(prepare, "transcode", make):
+    with mock.patch.object(prepare, "transcode", refuse):
         status = data_prep([name, *words, *workers])
     if status:
         raise SystemExit(f"{name}: exit status {status}")
@@ -113,9 +126,8 @@ def opened(root: Path) -> None:
     from vidkd.data import index
 
     part = index.read(root).part("split1", "train")
-    part.check_files()
-    for i in range(0, len(part), max(len(part) // 1000, 1)):
-        part[i]
+    names, labels = part.names(), part.labels.to_pylist()
+    assert len(names) == len(labels) == sum(part[i].frames > 0 for i in range(len(part)))
 
 
 if __name__ == "__main__":

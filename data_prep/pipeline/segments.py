@@ -3,6 +3,7 @@
 import argparse
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,14 @@ def run(
     )
     status = prepare.run(listing, args)
     if (args.out / "index.csv").exists():
-        _write(args.out, said, clock, part_of)
+        name_of = {video: listing.rows.placed(f"{video}.mp4").removesuffix(".mp4") for video in wanted}
+        own = replace(said, actions=_renamed(said.actions, name_of), ambiguous=_renamed(said.ambiguous, name_of))
+        _write(args.out, own, clock, {name_of[video]: part for video, part in part_of.items()})
     return status
+
+
+def _renamed(own: Segments, name_of: Mapping[str, str]) -> Segments:
+    return replace(own, video=np.array([name_of.get(video, video) for video in own.video], object))
 
 
 def _write(out: Path, said: Annotations, clock: Clock, part_of: Mapping[str, str]) -> None:
