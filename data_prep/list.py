@@ -64,9 +64,9 @@ def _read(file: Path) -> Iterator[tuple[str, str]]:
 def _classes(different: set[str], names: list[str] | None) -> tuple[tuple[str, ...], dict[str, str]]:
     """The classes in order, and the name of each label."""
     if all(label.isdecimal() for label in different):
-        last = max(map(int, different))
-        if last >= MAX_CLASSES:
-            raise DataError(f"the label {last}: there may be {MAX_CLASSES} classes, numbered from 0")
+        largest = max(different, key=lambda label: (len(label), label))
+        if len(largest) > 9 or (last := max(map(int, different))) >= MAX_CLASSES:
+            raise DataError(f"the label {largest[:20]}: there may be {MAX_CLASSES} classes, numbered from 0")
         names = names or [str(i) for i in range(last + 1)]
         if last >= len(names):
             raise DataError(f"the label {last} is beyond the {len(names)} classes")
@@ -77,6 +77,8 @@ def _classes(different: set[str], names: list[str] | None) -> tuple[tuple[str, .
 
 
 def _item(root: Path, listed: str, label: str, part: str) -> Item:
+    if "\0" in listed:
+        raise DataError(f"{listed!r} is not the path of a video")
     path = Path(listed)
     inside = path.is_relative_to(root.absolute()) if path.is_absolute() else ".." not in path.parts
     if not inside:

@@ -13,7 +13,8 @@ CACHE_KB = 16_384
 
 
 class Database:
-    """What each of its calls does, SQLite says: https://sqlite.org/lang.html. DataError where the disk is full."""
+    """What each of its calls does, SQLite says: https://sqlite.org/lang.html. DataError where the disk is full, or a
+    text is not Unicode."""
 
     def __init__(self, schema: str) -> None:
         with _clear_errors():
@@ -73,3 +74,5 @@ def _clear_errors() -> Iterator[None]:
             f"the list of videos cannot be kept in the temporary folder ({error}): free some space there, or name "
             "another folder with the environment variable TMPDIR"
         ) from None
+    except UnicodeEncodeError as error:  # bytes of another encoding, which Python keeps as lone surrogates
+        raise DataError(f"{error.object!r}: its name is not UTF-8; rename it") from None

@@ -120,8 +120,8 @@ class Listing:
     def __post_init__(self) -> None:
         for what, names in (("data set", (self.name,)), ("class", self.classes)):
             for name in names:
-                if len(name.splitlines()) != 1 or name != name.strip():
-                    right = "a name must be one line, without spaces at its ends; rename it"
+                if len(name.splitlines()) != 1 or name != name.strip() or "\0" in name:
+                    right = "a name must be one line of text, without spaces at its ends; rename it"
                     raise DataError(f"the {what} {name!r}: {right}")
         if len(set(self.classes)) < len(self.classes):
             twice = Counter(self.classes).most_common(1)[0][0]

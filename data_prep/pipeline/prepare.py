@@ -118,6 +118,6 @@ def _short_side(text: str) -> int:
 
 def _shard(text: str) -> tuple[int, int]:
     i, _, n = text.partition("/")
-    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
-        raise argparse.ArgumentTypeError(f"must be I/N with I from 0 to N-1, not {text!r}")
+    if not (i.isdecimal() and n.isdecimal() and len(text) < 20 and int(i) < int(n)):
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 0 to N-1, not {text[:40]!r}")
     return int(i), int(n)

@@ -99,6 +99,10 @@ def _todo(rows: Rows, shard: tuple[int, int]) -> Iterator[Todo]:
 def begin(out: Path, name: str) -> None:
     """Make the folder `out`, or accept it if it is a data set of this name, finished or not."""
     try:
+        str(out.absolute()).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"--out {str(out)!r}: its name is not UTF-8; choose another") from None
+    try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()) and _name_of(out) != name:
             raise DataError(f"{out}: holds something else ({_name_of(out) or 'no data set'}); choose another --out")

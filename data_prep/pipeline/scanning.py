@@ -61,21 +61,10 @@ class _Walk:
                         yield here, 1, os.fsencode(entry.name)
                     elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
                         self.others["without the suffix of a video"] += 1
-                    elif not is_text(entry.path):
-                        raise DataError(f"{entry.path!r}: its name is not UTF-8; rename it")
                     else:
                         yield here, 0, os.fsencode(entry.name)
         except OSError as error:
             raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
-
-
-def is_text(name: str) -> bool:
-    """Not bytes of another encoding, which Python keeps as lone surrogates."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class Found:

@@ -120,7 +120,10 @@ def _write_provenance(
         "notes": listing.notes,
     }
     partial = out / ".tmp-provenance.json"
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    partial.write_text(
+        text, "utf-8", errors="backslashreplace"
+    )  # of a path that is not UTF-8, what JSON writes: \\udcff
     partial.replace(out / "provenance.json")
 
 

@@ -186,7 +186,9 @@ def test_lists(named_videos, tmp_path, data_prep, separator, read_rows):
     [
         ("", "train.txt: no video is listed"),
         ("c.avi 99999999999", "the label 99999999999: there may be"),
+        ("c.avi " + "9" * 5000, "there may be"),
         ("alone", "not a path and a label"),
+        ("c\0.avi 1", "'c\\x00.avi' is not the path of a video"),
         (". 1", "'.' is not the path of a video"),
         ("../out.avi 1", "outside of --root"),
         ("/etc/passwd 1", "outside of --root"),

@@ -112,6 +112,13 @@ def test_the_last_line_of_a_journal_is_mended(tmp_path):
         assert path.read_bytes() == whole
 
 
+@pytest.mark.parametrize("shard", ["2/2", "0/0", "1", "1/x", "-1/2", f"1/{10**30}"])
+def test_wrong_shards(tmp_path, videos, data_prep, capfd, shard):
+    with pytest.raises(SystemExit, match="2"):
+        data_prep("folder", "--root", videos, "--out", tmp_path / "out", f"--shard={shard}")
+    assert "must be I/N with I from 0 to N-1" in capfd.readouterr().err
+
+
 def test_no_room_for_the_list(tmp_path, videos, data_prep, monkeypatch):
     class Full(database.sqlite3.Connection):
         def executemany(self, *_: object):
