@@ -9,7 +9,7 @@ from typing import Any
 from vidkd.errors import DataError
 
 BATCH = 4096  # rows that are Python objects at one time
-CACHE_KB = 16_384
+CACHE_KB = 32_768
 
 
 class Database:

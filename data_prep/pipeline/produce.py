@@ -74,15 +74,19 @@ def produce(
     make_one = functools.partial(_one, Task(out.absolute(), make, settings))
     results = cluster.results(executor, make_one, todo, workers) if executor != "processes" else None
     failed = 0
-    journal.mend(out / name)
-    with open(out / name, "ab") as log, tqdm(total=total, unit="video", disable=None, desc=listing.name) as bar:
-        for entry in results or _results(make_one, todo, workers):
-            if entry:
-                failed += entry.status != "ok"
-                log.write(journal.record(entry))
-                log.flush()
-            bar.update()
-            bar.set_postfix(failed=failed, refresh=False)
+    try:
+        journal.mend(out / name)
+        with open(out / name, "ab") as log, tqdm(total=total, unit="video", disable=None, desc=listing.name) as bar:
+            for entry in results or _results(make_one, todo, workers):
+                if entry:
+                    failed += entry.status != "ok"
+                    log.write(journal.record(entry))
+                    log.flush()
+                bar.update()
+                bar.set_postfix(failed=failed, refresh=False)
+    except OSError as error:
+        again = "mend that, and run the same command again"
+        raise DataError(f"{out / name}: cannot be written to ({error.strerror}); {again}") from None
 
 
 def _todo(rows: Rows, shard: tuple[int, int]) -> Iterator[Todo]:

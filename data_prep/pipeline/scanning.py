@@ -15,10 +15,7 @@ SUFFIXES |= {".asf", ".flv", ".ogv", ".ogg", ".3gp", ".3g2", ".divx"}
 ENTRIES = """
 CREATE TABLE entries (folder INTEGER, is_folder INTEGER, name BLOB, PRIMARY KEY (folder, is_folder, name)) WITHOUT ROWID
 """
-FILES = """
-CREATE TABLE files (stem TEXT PRIMARY KEY, path TEXT, at INTEGER, folded TEXT) WITHOUT ROWID;
-CREATE INDEX by_folded ON files (folded, at);
-"""
+FILES = "CREATE TABLE files (at INTEGER PRIMARY KEY, stem TEXT, path TEXT, folded TEXT)"
 
 
 def videos_under(root: Path, others: Counter[str] | None = None) -> Iterator[Path]:
@@ -68,31 +65,40 @@ class _Walk:
 
 
 class Found:
-    """The videos below a folder by name, without suffix; DataError if two of one name differ in size."""
+    """The videos below a folder by name, without suffix, of each name the first; DataError if two differ in size."""
 
     def __init__(self, root: Path) -> None:
         self._db = Database(FILES)
-        for at, path in enumerate(videos_under(root)):
-            row = (path.stem, str(path.absolute()), at, path.stem.casefold())
-            if not self._db.run("INSERT OR IGNORE INTO files VALUES (?, ?, ?, ?)", *row):
-                first = Path(self._db.one("SELECT path FROM files WHERE stem = ?", path.stem))
-                if first.stat().st_size != path.stat().st_size:
-                    raise DataError(f"{first} and {path}: two different videos of one name; remove one of them")
-        if not len(self):
+        rows = (
+            (at, path.stem, str(path.absolute()), path.stem.casefold()) for at, path in enumerate(videos_under(root))
+        )
+        self._db.fill("INSERT INTO files VALUES (?, ?, ?, ?)", rows)
+        self._db.run("CREATE INDEX by_stem ON files (stem, at)")
+        self._db.run("CREATE INDEX by_folded ON files (folded, at)")
+        twice = "SELECT stem FROM files GROUP BY stem HAVING COUNT(*) > 1"
+        for (stem,) in self._db.rows(twice):
+            paths = self._db.rows("SELECT path FROM files WHERE stem = ? ORDER BY at", stem)
+            first, *others = (Path(path) for (path,) in paths)
+            for other in others:
+                if first.stat().st_size != other.stat().st_size:
+                    raise DataError(f"{first} and {other}: two different videos of one name; remove one of them")
+        self._count: int = self._db.one("SELECT COUNT(DISTINCT stem) FROM files")
+        if not self._count:
             raise DataError(f"{root}: no videos were found in it")
 
     def __len__(self) -> int:
-        return self._db.one("SELECT COUNT(*) FROM files")
+        return self._count
 
     def __contains__(self, stem: str) -> bool:
         return self._db.one("SELECT 1 FROM files WHERE stem = ?", stem) is not None
 
     def get(self, stem: str) -> str | None:
         """The absolute path of the video of this name, or of one that differs in capital letters only."""
-        return self._db.one("SELECT path FROM files WHERE stem = ?", stem) or self._db.one(
+        return self._db.one("SELECT path FROM files WHERE stem = ? ORDER BY at LIMIT 1", stem) or self._db.one(
             "SELECT path FROM files WHERE folded = ? ORDER BY at DESC LIMIT 1", stem.casefold()
         )
 
     def items(self) -> Iterator[tuple[str, str]]:
         """(name, absolute path) of each, in the order they were found."""
-        return self._db.rows("SELECT stem, path FROM files ORDER BY at")
+        first = "SELECT MIN(at) FROM files GROUP BY stem"
+        return self._db.rows(f"SELECT stem, path FROM files WHERE at IN ({first}) ORDER BY at")

@@ -18,7 +18,6 @@ from vidkd.data import index
 from vidkd.errors import DataError
 
 MADE = "items JOIN made ON made.path = items.path"  # the tables of Rows and of the journal
-COLUMNS = {"path": "items.path", "label": "label", "group": "grp"}  # of the index that come from the listing
 SHOWN = 10  # failures printed; all of them are in the index
 
 
@@ -26,22 +25,30 @@ def finish(out: Path, listing: Listing, named: str, settings: dict[str, Any], al
     """Write the index, print the account, and say how the command should end: 0, or 2 if too much failed.
 
     `named` is what `produce` was told of the settings. With failures allowed, those videos stay in the index without a
-    part, so that the rest can be used.
+    part, so that the rest can be used. DataError where the disk is full.
     """
+    try:
+        return _finish(out, listing, named, settings, allow_failures)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{out}: cannot be written to ({reason}); mend that, and run the same command again") from None
+
+
+def _finish(out: Path, listing: Listing, named: str, settings: dict[str, Any], allow_failures: int) -> int:
     db = listing.rows.db
-    _join(out, listing, named)
+    _join(out, listing, named)  # makes table `results`
     sources = _write_sources(out, listing)
     for left in out.rglob(f"{PARTIAL}*"):  # by runs that were killed
         left.unlink(missing_ok=True)
-    bad: int = db.one(f"SELECT COUNT(*) FROM {MADE} WHERE status != 'ok'")
+    bad: int = db.one("SELECT COUNT(*) FROM results WHERE status != 'ok'")
     allowed = bad <= allow_failures
     if allowed and bad:
         for part in listing.rows.parts:
-            db.run(f"UPDATE items SET {part} = '' WHERE path IN (SELECT path FROM made WHERE status != 'ok')")
+            db.run(f"UPDATE results SET {part} = '' WHERE status != 'ok'")
     card = {"name": listing.name, "horizontal_flip": listing.horizontal_flip}
     if listing.form == "flow":
         card["modality"] = "flow"
-    columns = {name: (COLUMNS.get(name, f"made.{name}"), kind) for name, kind in index.SCHEMA.items()}
+    columns = {name: ("grp" if name == "group" else name, kind) for name, kind in index.SCHEMA.items()}
     columns |= {split: (part, pa.string()) for split, part in zip(listing.splits, listing.rows.parts, strict=True)}
     index.write(out, _read(listing, columns), listing.classes, card)
     counts = {"status": _tally(listing, "status")}
@@ -66,11 +73,14 @@ def is_complete(out: Path, listing: Listing, named: str) -> bool:
 
 def _join(out: Path, listing: Listing, named: str) -> None:
     """Bring what became of the videos to the listing. DataError where there are none, or not all have been made."""
-    if not len(listing.rows):
+    db, total = listing.rows.db, len(listing.rows)
+    if not total:
         raise DataError(f"{listing.name}: no videos were found")
-    if not is_complete(out, listing, named):
-        total = len(listing.rows)
-        missing = total - listing.rows.db.one(f"SELECT COUNT(*) FROM {MADE}")
+    journal.load(db, out, named)
+    facts = ", ".join(name for name in journal.COLUMNS if name != "path")
+    db.run("DROP TABLE IF EXISTS results")
+    db.run(f"CREATE TABLE results AS SELECT {listing.rows.columns}, {facts} FROM {MADE} ORDER BY position")
+    if missing := total - db.one("SELECT COUNT(*) FROM results"):
         raise DataError(f"{out}: {missing} of {total} videos are still to be made; run the other shards first")
 
 
@@ -80,7 +90,7 @@ def _read(listing: Listing, columns: Mapping[str, tuple[str, pa.DataType]]) -> p
     select = ", ".join(expression for expression, _ in columns.values())
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for rows in listing.rows.db.chunks(f"SELECT {select} FROM {MADE} ORDER BY position"):
+        for rows in listing.rows.db.chunks(f"SELECT {select} FROM results ORDER BY rowid"):
             arrays = [
                 pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), schema.types, strict=True)
             ]
@@ -92,15 +102,15 @@ def _read(listing: Listing, columns: Mapping[str, tuple[str, pa.DataType]]) -> p
 def _write_sources(out: Path, listing: Listing) -> dict[str, str]:
     """sources.csv: which file each video was made from, and the checksum of that file."""
     partial, path = out / f"{PARTIAL}sources.csv", out / "sources.csv"
-    columns = {"path": "items.path", "source": "source", "source_checksum": "source_checksum"}
-    index.write_csv(_read(listing, {name: (column, pa.string()) for name, column in columns.items()}), partial)
+    columns = {name: (name, pa.string()) for name in ("path", "source", "source_checksum")}
+    index.write_csv(_read(listing, columns), partial)
     partial.replace(path)
     return {"path": path.name, "checksum": checksum_of(path)}
 
 
 def _tally(listing: Listing, column: str) -> dict[str, int]:
     """How many videos have each value, but for the empty one."""
-    counted = f"SELECT {column}, COUNT(*) FROM {MADE} WHERE {column} != '' GROUP BY 1 ORDER BY 1"
+    counted = f"SELECT {column}, COUNT(*) FROM results WHERE {column} != '' GROUP BY 1 ORDER BY 1"
     return dict(listing.rows.db.rows(counted))
 
 
@@ -129,12 +139,12 @@ def _write_provenance(
 
 def _account(out: Path, listing: Listing, bad: int, counts: dict[str, Any]) -> str:
     db = listing.rows.db
-    ((total, frames, size),) = db.rows(f"SELECT COUNT(*), SUM(frames), SUM(bytes) FROM {MADE}")
+    ((total, frames, size),) = db.rows("SELECT COUNT(*), SUM(frames), SUM(bytes) FROM results")
     lines = [f"{out}: {total} videos, {len(listing.classes)} classes, {frames} frames, {size / 1e6:.1f} MB"]
     lines += [f"  {key:<10} {value}" for key, value in listing.notes.items()]
     for name, tally in counts.items():
         lines.append(f"  {name:<10} " + ", ".join(f"{n} {part}" for part, n in tally.items()))
-    failed = f"SELECT status, items.path, reason FROM {MADE} WHERE status != 'ok' ORDER BY position LIMIT {SHOWN}"
+    failed = f"SELECT status, path, reason FROM results WHERE status != 'ok' ORDER BY rowid LIMIT {SHOWN}"
     lines += [f"  {status}: {path!r}: {reason}" for status, path, reason in db.rows(failed)]
     if bad > SHOWN:
         lines.append(f"  ... and {bad - SHOWN} more: see the columns status and reason of index.csv")

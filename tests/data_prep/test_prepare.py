@@ -143,7 +143,7 @@ def test_names_that_cannot_be_written_down(tmp_path, make_video, data_prep):
     (bytes_of / "list").write_text("x.mp4 0\n")
     status, said = data_prep("list", "--root", bytes_of, "--train", bytes_of / "list", "--out", tmp_path / "out")
     assert status == 2 and "not UTF-8" in said
-    words = ["list", "--root", video.parent, "--train", bytes_of / "list"]
+    words = ["list", "--name", "x", "--root", video.parent, "--train", bytes_of / "list"]
     status, said = data_prep(*words, "--out", bytes_of / "out")
     assert status == 2 and "not UTF-8" in said
     assert data_prep(*words, "--out", tmp_path / "out")[0] == 0
