@@ -14,7 +14,8 @@ from pathlib import Path
 
 from data_prep.pipeline import pack as packing
 from data_prep.pipeline import prepare, produce, writer
-from data_prep.pipeline.listing import Item, Listing, table_of
+from data_prep.pipeline.database import BATCH
+from data_prep.pipeline.listing import Item, Listing, Rows
 from data_prep.pipeline.produce import Facts
 from vidkd.data import flow, index
 from vidkd.data.decode import open_video, pack
@@ -55,15 +56,15 @@ def listing_of(data: index.Index) -> Listing:
     """The videos of a prepared data set, to be made into flow."""
 
     def items() -> Iterator[Item]:
-        for row in data.table.to_pylist():
-            parts = tuple(row[split] for split in data.splits)
-            yield Item(row["path"], str((data.root / row["path"]).absolute()), row["label"], row["group"], parts)
+        for batch in data.table.to_batches(max_chunksize=BATCH):
+            for row in batch.to_pylist():
+                parts = tuple(row[split] for split in data.splits)
+                yield Item(row["path"], str((data.root / row["path"]).absolute()), row["label"], row["group"], parts)
 
     listing = Listing(
         name=f"{data.name} flow",
         classes=data.classes,
-        splits=tuple(data.splits),
-        table=table_of(items(), data.splits),
+        rows=Rows(items(), data.splits),
         horizontal_flip=data.card["horizontal_flip"],
         licence="as of the videos",
         notes={"made_of": str(data.root), "index": data.checksum()},

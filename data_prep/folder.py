@@ -6,10 +6,11 @@ Links to folders are followed; hidden files and other kinds are passed over, and
 
 import argparse
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_prep.pipeline import holdout, official, prepare
-from data_prep.pipeline.listing import Item, Listing, table_of
+from data_prep.pipeline import holdout, official, prepare, scanning
+from data_prep.pipeline.listing import Item, Listing, Rows
 from vidkd.errors import ConfigError, DataError
 
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -34,20 +35,19 @@ def run(args: argparse.Namespace) -> int:
     if not args.root.is_dir():
         raise ConfigError(f"--root {args.root}: not a folder")
     others: Counter[str] = Counter()
-    if _has_parts(args.root):
-        items = _with_parts(args.root, others)
-    else:
-        items = _drawn(args.root, args.test_fraction, args.split_seed, others)
-    if not items:
+    drawn = not _has_parts(args.root)
+    rows = Rows(_items(args.root, "", "train", others) if drawn else _with_parts(args.root, others), ("split1",))
+    if not len(rows):
         raise DataError(f"{args.root}: no videos in folders of classes, <root>/<class>/<video>, were found")
+    if drawn and args.test_fraction:
+        holdout.move(rows, rows.parts[0], "test", args.test_fraction, args.split_seed)
     listing = Listing(
         name=args.name or args.root.absolute().name,
-        classes=tuple(sorted({item.label for item in items})),
-        splits=("split1",),
-        table=table_of(items, ("split1",)),
+        classes=rows.labels(),
+        rows=rows,
         horizontal_flip="changes_labels" if args.flip_changes_labels else "keeps_labels",
         licence="not stated",
-        notes=_notes(args.root, items, others),
+        notes=_notes(args.root, rows.labels(), others),
     )
     return prepare.run(listing, args)
 
@@ -56,42 +56,34 @@ def _has_parts(root: Path) -> bool:
     return (root / "train").is_dir()
 
 
-def _with_parts(root: Path, others: Counter[str]) -> list[Item]:
+def _with_parts(root: Path, others: Counter[str]) -> Iterator[Item]:
     folders = _folders(root)
     if strange := [path.name for path in folders if path.name not in PARTS]:
         raise DataError(f"{root}: beside train/ there may be val/ and test/ only, not {strange[0]!r}")
     for path in root.iterdir():
         if path not in folders:
             others["beside the parts"] += 1
-    return [item for path in folders for item in _items(path, path.name + "/", PARTS[path.name], others)]
-
-
-def _drawn(root: Path, fraction: float, seed: int, others: Counter[str]) -> list[Item]:
-    items = _items(root, "", "train", others)
-    test = holdout.choose([i.label for i in items], [i.path for i in items], fraction, seed) if fraction else set()
-    return [Item(i.path, i.source, i.label, i.group, ("test",)) if i.path in test else i for i in items]
+    for path in folders:
+        yield from _items(path, path.name + "/", PARTS[path.name], others)
 
 
 def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _items(root: Path, prefix: str, part: str, others: Counter[str]) -> list[Item]:
-    items = []
-    for path in official.videos_under(root, others):
+def _items(root: Path, prefix: str, part: str, others: Counter[str]) -> Iterator[Item]:
+    for path in scanning.videos_under(root, others):
         label, *rest = path.relative_to(root).parts
         if not rest:
             raise DataError(f"{path}: lies in no folder of a class; move it into one, or out of {root}")
         target = "/".join([official.folder_of(label), *rest[:-1], f"{path.stem}.mp4"])
-        items.append(Item(prefix + target, str(path.absolute()), label, parts=(part,)))
-    return items
+        yield Item(prefix + target, str(path.absolute()), label, parts=(part,))
 
 
-def _notes(root: Path, items: list[Item], others: Counter[str]) -> dict[str, object]:
+def _notes(root: Path, labels: Sequence[str], others: Counter[str]) -> dict[str, object]:
     """Where the parts come from, and what was passed over."""
     roots = _folders(root) if _has_parts(root) else [root]
-    labels = {item.label for item in items}
-    empty = sorted({path.name for each in roots for path in _folders(each)} - labels)
+    empty = sorted({path.name for each in roots for path in _folders(each)}.difference(labels))
     notes: dict[str, object] = {"split": "from folders" if _has_parts(root) else "drawn at random"}
     if others.total():
         notes["left out"] = ", ".join(f"{n} {why}" for why, n in sorted(others.items()) if n)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_prep.pipeline import official
 from data_prep.pipeline.official import Lists, Named, Source
+from data_prep.pipeline.scanning import Found
 from vidkd.errors import DataError
 
 SPLITS = ("split1",)
@@ -34,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     official.begin(args, SOURCE)
     folder = official.find_folder(args, PLACES, "*train*.csv", "the csv files")
     files = [path for path in sorted(folder.glob("*.csv")) if part_of(path)]
-    names = official.lines(args.classes) if args.classes else sorted({v.label for f in files for v in read(f, None)})
-    found = official.by_stem(args.root)
+    names = list(official.lines(args.classes)) if args.classes else sorted({v.label for f in files for v in read(f)})
+    found = Found(args.root)
     named = (video for file in files for video in read(file, found))
     return official.run(args, args.name, Lists(named, names, SPLITS, files), SOURCE, found)
 
@@ -46,7 +47,7 @@ def part_of(path: Path) -> str:
     return next((PARTS[word] for word in words if word in PARTS), "")
 
 
-def read(path: Path, found: dict[str, Path] | None) -> Iterator[Named]:
+def read(path: Path, found: Found | None = None) -> Iterator[Named]:
     """The labelled videos of one csv file, each under the name it has among the files found."""
     part = part_of(path)
     for row in official.rows(path, ("youtube_id", "time_start", "time_end")):
@@ -57,5 +58,5 @@ def read(path: Path, found: dict[str, Path] | None) -> Iterator[Named]:
         except ValueError:
             raise DataError(f"{path}: {row['youtube_id']!r} has no times in seconds") from None
         long = f"{row['youtube_id']}_{start:06d}_{end:06d}"
-        stem = row["youtube_id"] if found and long not in found and row["youtube_id"] in found else long
+        stem = row["youtube_id"] if found is not None and long not in found and row["youtube_id"] in found else long
         yield Named(stem, row["label"], row["youtube_id"], (part,))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.pipeline import official, prepare
-from data_prep.pipeline.listing import Item, Listing, table_of
+from data_prep.pipeline.listing import Item, Listing, Rows
 from vidkd.errors import ConfigError, DataError
 
 MAX_CLASSES = 100_000
@@ -31,17 +31,17 @@ def run(args: argparse.Namespace) -> int:
     files = {part: getattr(args, part) for part in ("train", "val", "test") if getattr(args, part)}
     if not files:
         raise ConfigError("name at least one list: --train, --val or --test FILE")
-    listed = [(part, *each) for part, file in files.items() for each in _read(file)]
-    if not listed:
+    labels = {label for file in files.values() for _, label in _read(file)}
+    if not labels:
         raise DataError(f"{', '.join(map(str, files.values()))}: no video is listed")
-    names = official.lines(args.classes) if args.classes else None
-    classes, label_of = _classes([label for _, _, label in listed], names)
-    items = [_item(args.root, path, label_of[label], part) for part, path, label in listed]
+    names = list(official.lines(args.classes)) if args.classes else None
+    classes, label_of = _classes(labels, names)
+    listed = ((part, *each) for part, file in files.items() for each in _read(file))
+    items = (_item(args.root, path, label_of[label], part) for part, path, label in listed)
     listing = Listing(
         name=args.name or args.root.absolute().name,
         classes=classes,
-        splits=("split1",),
-        table=table_of(items, ("split1",)),
+        rows=Rows(items, ("split1",)),
         horizontal_flip="changes_labels" if args.flip_changes_labels else "keeps_labels",
         licence="not stated",
         files=tuple(files.values()),
@@ -51,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(file: Path) -> Iterator[tuple[str, str]]:
     """(path, label) of every line; the label is what follows the last comma or, where there is none, the last space."""
-    lines = official.lines(file)
-    comma = bool(lines) and "," in lines[0] and "/" not in lines[0].rpartition(",")[2]
-    for line in lines:
+    first = next(official.lines(file), "")
+    comma = "," in first and "/" not in first.rpartition(",")[2]
+    for line in official.lines(file):
         path, _, label = line.rpartition(",") if comma else line.replace("\t", " ").rpartition(" ")
         path, label = path.strip().strip('"'), label.strip().strip('"')
         if not path or not label:
@@ -61,13 +61,12 @@ def _read(file: Path) -> Iterator[tuple[str, str]]:
         yield path, label
 
 
-def _classes(labels: list[str], names: list[str] | None) -> tuple[tuple[str, ...], dict[str, str]]:
+def _classes(different: set[str], names: list[str] | None) -> tuple[tuple[str, ...], dict[str, str]]:
     """The classes in order, and the name of each label."""
-    different = set(labels)
     if all(label.isdecimal() for label in different):
-        last = max(map(int, different))
-        if last >= MAX_CLASSES:
-            raise DataError(f"the label {last}: there may be {MAX_CLASSES} classes, numbered from 0")
+        largest = max(different, key=lambda label: (len(label), label))
+        if len(largest) > 9 or (last := max(map(int, different))) >= MAX_CLASSES:
+            raise DataError(f"the label {largest[:20]}: there may be {MAX_CLASSES} classes, numbered from 0")
         names = names or [str(i) for i in range(last + 1)]
         if last >= len(names):
             raise DataError(f"the label {last} is beyond the {len(names)} classes")
@@ -78,6 +77,8 @@ def _classes(labels: list[str], names: list[str] | None) -> tuple[tuple[str, ...
 
 
 def _item(root: Path, listed: str, label: str, part: str) -> Item:
+    if "\0" in listed:
+        raise DataError(f"{listed!r} is not the path of a video")
     path = Path(listed)
     inside = path.is_relative_to(root.absolute()) if path.is_absolute() else ".." not in path.parts
     if not inside:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.pipeline import prepare, produce, rendering, untrimmed, writer
-from data_prep.pipeline.listing import Item, Listing, table_of
+from data_prep.pipeline.listing import Item, Listing, Rows
 from data_prep.pipeline.rendering import CLASSES, PARTS, Settings
 from vidkd.errors import ConfigError, one_of
 
@@ -41,12 +41,11 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings(args.size, args.frames, args.seed, args.difficulty)
     classes = chosen(args.classes or str(len(CLASSES)))
     counts = dict(zip(PARTS, (args.train, args.val, args.test), strict=True))
-    items = list(videos(counts) if args.untrimmed else clips(counts, classes))
+    items = videos(counts) if args.untrimmed else clips(counts, classes)
     listing = Listing(
         name="motion_untrimmed" if args.untrimmed else "motion",
         classes=classes,
-        splits=("split1",),
-        table=table_of(items, ("split1",)),
+        rows=Rows(items, ("split1",)),
         horizontal_flip="changes_labels",
         licence="rendered by this program; no rights reserved",
     )
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         make = functools.partial(untrimmed.make, settings, classes)
     produce.produce(args.out, listing, make, recipe, args.workers)
     if args.untrimmed:
-        listing.notes["actions"] = untrimmed.write_segments(args.out, settings, classes, items)
+        listing.notes["actions"] = untrimmed.write_segments(args.out, settings, classes, listing.rows)
     return writer.finish(args.out, listing, recipe, vars(settings))
 
 

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             raise DataError(f"{args.segments}: {video!r} is in part {part!r}, which is none of: {', '.join(PARTS)}")
     if not part_of:
         videos = sorted(said.subset)
-        test = holdout.choose([""] * len(videos), videos, args.test_fraction, args.split_seed)
+        test = set(holdout.choose((("", video) for video in videos), args.test_fraction, args.split_seed))
         part_of = {video: "test" if video in test else "train" for video in videos}
     return segments.run(
         args,

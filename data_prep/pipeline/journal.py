@@ -1,27 +1,17 @@
 """What has been made so far, one JSON line a video in the prepared folder: a killed run goes on from there."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
-import pyarrow as pa
-import pyarrow.json
-
-from vidkd.data import index
-from vidkd.data.index import pc
+from data_prep.pipeline.database import Database
+from vidkd.errors import DataError
 
 Done = tuple[str, int]  # (identity, bytes) of a video that was made
-COLUMNS = ("bytes", "checksum", "frames", "fps", "width", "height", "status", "reason")
-SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),
-        ("identity", pa.string()),
-        *((name, index.SCHEMA[name]) for name in COLUMNS),
-        ("settings", pa.string()),
-        ("source_checksum", pa.string()),
-        ("at_ns", pa.int64()),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +33,36 @@ class Entry:
     at_ns: int = 0  # when, since 1970: what was written last counts, whichever journal it stands in
 
 
+COLUMNS = tuple(field.name for field in fields(Entry))
+NEEDED = {field.name for field in fields(Entry) if field.default is MISSING}
+DEFAULTS = {field.name: field.default for field in fields(Entry) if field.default is not MISSING}
+TYPES = {
+    field.name: (int, float) if field.name == "fps" else type(DEFAULTS.get(field.name, "")) for field in fields(Entry)
+}
+
+
 def mend(path: Path) -> None:
     """Take away a last line that a kill has cut."""
     if path.exists():
         with path.open("r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
+            file.truncate(_whole_bytes(file))
 
 
-def record(entry: Entry) -> dict[str, object]:
-    return asdict(entry)
+def _whole_bytes(file: BinaryIO) -> int:
+    """The length of the file up to the end of its last whole line."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(end - (1 << 16), 0)
+        file.seek(start)
+        if (found := file.read(end - start).rfind(b"\n")) >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def record(entry: Entry) -> bytes:
+    """The line of the journal."""
+    return json.dumps(asdict(entry)).encode() + b"\n"
 
 
 def paths(out: Path) -> list[Path]:
@@ -59,21 +70,26 @@ def paths(out: Path) -> list[Path]:
     return sorted(out.glob(".journal*.jsonl"))
 
 
-def read(out: Path) -> pa.Table:
-    """The last entry of every video, over all journals."""
-    tables = [_read_one(path) for path in paths(out)]
-    table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
-    table = table.sort_by([("at_ns", "ascending"), ("row", "ascending")]).drop_columns("row")
-    table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
-    last = table.group_by("path").aggregate([("row", "max")])["row_max"]
-    return table.take(last.combine_chunks().sort()).drop_columns("row")
+def load(db: Database, out: Path, settings: str | None = None) -> None:
+    """Make table `made` of the database: the last entry of every video over all journals, a column a field of Entry.
 
-
-def made_with(out: Path, settings: str) -> pa.Table:
-    """The last entry of every video that was last made with these settings."""
-    table = read(out)
-    return table.filter(pc.is_in(table["settings"], value_set=pa.array([short(settings), ""])))
+    With `settings`, only of the videos that were last made with these.
+    """
+    names = ", ".join(COLUMNS)
+    for table in ("entries", "made"):
+        db.run(f"DROP TABLE IF EXISTS {table}")
+    db.run(f"CREATE TABLE entries ({names})")
+    db.run(f"CREATE TABLE made ({names}, PRIMARY KEY (path)) WITHOUT ROWID")
+    for path in paths(out):
+        db.fill(f"INSERT INTO entries VALUES ({', '.join('?' * len(COLUMNS))})", _entries(path))
+    # Sorted once, and written in that order: a million rows put in their places one by one are a million reads.
+    turn = "ROW_NUMBER() OVER (PARTITION BY path ORDER BY at_ns DESC, rowid DESC) AS turn"
+    last = f"SELECT {names} FROM (SELECT *, {turn} FROM entries) WHERE turn = 1"
+    if settings is None:
+        db.run(f"INSERT INTO made {last}")
+    else:
+        db.run(f"INSERT INTO made {last} AND settings IN (?, '')", short(settings))
+    db.run("DROP TABLE entries")
 
 
 def short(settings: str) -> str:
@@ -81,22 +97,20 @@ def short(settings: str) -> str:
     return hashlib.sha256(settings.encode()).hexdigest()[:8]
 
 
-def _read_one(path: Path) -> pa.Table:
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]  # another shard may be writing the last line
-    if not whole:
-        return SCHEMA.empty_table()
-    parse = pyarrow.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
-    read = pyarrow.json.ReadOptions(block_size=max(1 << 20, len(whole) // 64))
-    table = pyarrow.json.read_json(pa.BufferReader(whole), read, parse).select(SCHEMA.names)
-    for name, unknown in (("settings", ""), ("source_checksum", ""), ("at_ns", 0)):  # older journals lack them
-        table = table.set_column(table.column_names.index(name), name, pc.fill_null(table[name], unknown))
-    return table
-
-
-def done(out: Path) -> dict[str, Done]:
-    """The videos that were made, by path."""
-    table = read(out)
-    table = table.filter(pc.equal(table["status"], "ok"))
-    columns = (table[name].to_pylist() for name in ("path", "identity", "bytes"))
-    return {path: (identity, size) for path, identity, size in zip(*columns, strict=True)}
+def _entries(path: Path) -> Iterator[tuple[object, ...]]:
+    """The entries of one journal, in its order."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return  # another shard is writing it, or was killed while it did
+            try:
+                said = json.loads(line)
+            except ValueError:
+                said = None
+            values = {**DEFAULTS, **said} if isinstance(said, dict) and said.keys() >= NEEDED else {}
+            if not values or not all(isinstance(values[name], kind) for name, kind in TYPES.items()):
+                raise DataError(
+                    f"{path}: line {number} is no entry that this version writes: go on with the version that has "
+                    "written it, or remove the file and run the same command again, which makes anew what it lists"
+                )
+            yield tuple(values[name] for name in COLUMNS)

@@ -1,17 +1,17 @@
 """What a data set module hands to the pipeline: which videos there are, and what is known of them."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-
+from data_prep.pipeline.database import Database
 from vidkd.errors import DataError
 
-BATCH = 4096  # rows that are Python objects at one time; the rest stays in columns
+MOST_IN_A_FOLDER = 20_000  # videos; more are spread over folders in it
+SPREAD = 256  # folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,92 @@ class Item:
     parts: tuple[str, ...] = ()  # one of "train", "val", "test", "" for each split of the listing
 
 
+class Rows:
+    """The items of a listing in their order, on disk: any number of them takes the same memory.
+
+    Table `items` of the database `db` has them: position from 0, path, source, label, grp and a part p0, p1, ... for
+    each split. The videos of a folder that would hold more than MOST_IN_A_FOLDER get folders in it, by a hash of their
+    names. DataError if two videos would be written to one path.
+    """
+
+    def __init__(self, items: Iterable[Item], splits: Sequence[str]) -> None:
+        self.splits = tuple(splits)
+        self.parts = [f"p{k}" for k in range(len(self.splits))]  # columns: what a split is called may be anything
+        names = ["path", "source", "label", "grp", *self.parts]
+        self.columns = ", ".join(f"items.{name}" for name in names)  # what an item is made of
+        texts = ", ".join(f"{name} TEXT" for name in names)
+        self.db = Database(f"CREATE TABLE items (position INTEGER PRIMARY KEY, {texts})")
+        self.db.function("casefold", str.casefold)
+        self.db.function("folder_of", lambda path: path.rpartition("/")[0])
+        rows = ((at, i.path, i.source, i.label, i.group, *i.parts) for at, i in enumerate(items))
+        self.db.fill(f"INSERT INTO items VALUES ({', '.join('?' * (len(names) + 1))})", rows)
+        self._count: int = self.db.one("SELECT COUNT(*) FROM items")
+        large = "SELECT folder_of(path), COUNT(*) FROM items GROUP BY 1 HAVING COUNT(*) > ?"
+        self._large: dict[str, int] = dict(self.db.rows(large, MOST_IN_A_FOLDER))
+        if self._large:
+            self.rename(self.placed)
+        self._check_paths()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def items(self) -> Iterator[Item]:
+        return map(self.item, self.db.rows(f"SELECT {self.columns} FROM items ORDER BY position"))
+
+    @staticmethod
+    def item(values: Sequence[str]) -> Item:
+        """Of the values of `columns`."""
+        path, source, label, group, *parts = values
+        return Item(path, source, label, group, tuple(parts))
+
+    def labels(self) -> tuple[str, ...]:
+        """Every label, once, in the order of names."""
+        return tuple(label for (label,) in self.db.rows("SELECT DISTINCT label FROM items ORDER BY label"))
+
+    def placed(self, path: str) -> str:
+        """Where the video goes that was to go to `path`: the same, but from a folder that would hold too many."""
+        folder, _, name = path.rpartition("/")
+        many = self._large.get(folder, 0)
+        digits = hashlib.sha256(name.rpartition(".")[0].encode()).hexdigest()  # one place for .mp4 and .raw
+        while many > MOST_IN_A_FOLDER:
+            folder, digits, many = f"{folder}/{digits[:2]}".lstrip("/"), digits[2:], many // (SPREAD // 2)
+        return f"{folder}/{name}" if folder else name
+
+    def rename(self, renamed: Callable[[str], str]) -> None:
+        """Let every video go to renamed(its path)."""
+        self.db.function("renamed", renamed)
+        self.db.run("UPDATE items SET path = renamed(path)")
+
+    def _check_paths(self) -> None:
+        """Paths that differ in case alone are one file on some file systems."""
+        second = self.db.one(
+            "SELECT MAX(position) FROM items GROUP BY casefold(path) HAVING COUNT(*) > 1 ORDER BY 1 LIMIT 1"
+        )
+        if second is not None:
+            path, source = next(self.db.rows("SELECT path, source FROM items WHERE position = ?", second))
+            raise DataError(f"{source}: a second video for {path!r}; rename one of the two")
+        self.db.run("CREATE TABLE folders (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        distinct = self.db.rows("SELECT DISTINCT folder_of(casefold(path)) FROM items")
+        self.db.fill("INSERT OR IGNORE INTO folders VALUES (?)", ((above,) for (f,) in distinct for above in _above(f)))
+        both = self.db.one("SELECT casefold(path) AS key FROM items WHERE key IN folders ORDER BY key LIMIT 1")
+        if both is not None:
+            raise DataError(f"{both!r} would be a video and a folder of others; rename one of the two")
+
+
+def _above(folder: str) -> Iterator[str]:
+    """The folder, and those it lies in."""
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
+
+
 @dataclass(frozen=True)
 class Listing:
     """A data set as it lies on disk, before anything is made of it."""
 
     name: str
     classes: tuple[str, ...]
-    splits: tuple[str, ...]  # the split columns: "split1", ...
-    table: pa.Table  # path, source, label, group and the split columns
+    rows: Rows
     horizontal_flip: Literal["keeps_labels", "changes_labels"]
     licence: str  # as the source states it
     files: tuple[Path, ...] = ()  # the files that say labels and splits; their checksums go into provenance.json
@@ -42,35 +120,14 @@ class Listing:
     def __post_init__(self) -> None:
         for what, names in (("data set", (self.name,)), ("class", self.classes)):
             for name in names:
-                if len(name.splitlines()) != 1 or name != name.strip():
-                    right = "a name must be one line, without spaces at its ends; rename it"
+                if len(name.splitlines()) != 1 or name != name.strip() or "\0" in name:
+                    right = "a name must be one line of text, without spaces at its ends; rename it"
                     raise DataError(f"the {what} {name!r}: {right}")
         if len(set(self.classes)) < len(self.classes):
             twice = Counter(self.classes).most_common(1)[0][0]
             raise DataError(f"the class {twice!r} is named twice; rename one of the two")
 
-    def items(self) -> Iterator[Item]:
-        for batch in self.table.to_batches(max_chunksize=BATCH):
-            for row in batch.to_pylist():
-                parts = tuple(row[name] for name in self.splits)
-                yield Item(row["path"], row["source"], row["label"], row["group"], parts)
-
-
-def table_of(items: Iterable[Item], splits: Sequence[str]) -> pa.Table:
-    """The columns of a listing; DataError if two videos would be written to one path."""
-    names = ["path", "source", "label", "group", *splits]
-    schema = pa.schema([(name, pa.string()) for name in names])
-    batches, seen, folders, rest = [], set(), set(), iter(items)
-    while chunk := list(islice(rest, BATCH)):
-        for item in chunk:
-            key = item.path.casefold()  # one file on a file system that ignores case
-            if key in seen:
-                raise DataError(f"{item.source}: a second video for {item.path!r}; rename one of the two")
-            seen.add(key)
-            folders.add(key.rpartition("/")[0])
-        rows = [(i.path, i.source, i.label, i.group, *i.parts) for i in chunk]
-        batches.append(pa.RecordBatch.from_arrays([pa.array(c, pa.string()) for c in zip(*rows, strict=True)], names))
-    above = {folder[:at] for folder in folders for at in range(len(folder) + 1) if folder[at : at + 1] in ("/", "")}
-    if both := sorted(above & seen):
-        raise DataError(f"{both[0]!r} would be a video and a folder of others; rename one of the two")
-    return pa.Table.from_batches(batches, schema)
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The split columns: "split1", ..."""
+        return self.rows.splits

@@ -2,20 +2,16 @@
 
 import argparse
 import csv
-import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from data_prep.pipeline import archives, prepare
+from data_prep.pipeline import prepare
 from data_prep.pipeline.download import Download, download
-from data_prep.pipeline.listing import Item, Listing, table_of
+from data_prep.pipeline.listing import Item, Listing, Rows
+from data_prep.pipeline.scanning import Found
 from vidkd.errors import ConfigError, DataError
-
-SUFFIXES = {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".vob", ".ts", ".m2ts", ".mts", ".wmv"}
-SUFFIXES |= {".asf", ".flv", ".ogv", ".ogg", ".3gp", ".3g2", ".divx"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +68,14 @@ def begin(args: argparse.Namespace, source: Source) -> None:
     prepare.begin(args)
 
 
-def run(args: argparse.Namespace, name: str, lists: Lists, source: Source, found: dict[str, Path] | None = None) -> int:
+def run(args: argparse.Namespace, name: str, lists: Lists, source: Source, found: Found | None = None) -> int:
     """Prepare the videos that the lists name; the exit status of the command."""
-    items, present, notes = match(args.root, lists.named, lists.classes, args.allow_missing, found)
+    rows, notes = match(args.root, lists, args.allow_missing, Found(args.root) if found is None else found)
+    present = set(rows.labels())
     listing = Listing(
         name,
-        present,
-        lists.splits,
-        table_of(items, lists.splits),
+        tuple(label for label in lists.classes if label in present),
+        rows,
         source.horizontal_flip,
         source.licence,
         tuple(lists.files),
@@ -88,88 +84,28 @@ def run(args: argparse.Namespace, name: str, lists: Lists, source: Source, found
     return prepare.run(listing, args)
 
 
-def videos_under(root: Path, others: Counter[str] | None = None) -> Iterator[Path]:
-    """Every file below `root` with the suffix of a video, in the order of names; links to folders are followed.
+def match(root: Path, lists: Lists, allow_missing: bool, found: Found) -> tuple[Rows, dict[str, object]]:
+    """The items on disk in the order of the list, and notes on what is missing."""
+    missing, first, wanted = 0, "", 0
 
-    What is passed over is counted in `others`, by the reason. DataError for a folder that cannot be read.
-    """
-    yield from _videos_in(str(root), (os.path.realpath(root),), Counter() if others is None else others)
+    def items() -> Iterator[Item]:
+        nonlocal missing, first, wanted
+        for video in lists.named:
+            wanted += 1
+            path = found.get(video.stem)
+            if path is None:
+                first = first if missing else video.stem
+                missing += 1
+            else:
+                yield Item(f"{folder_of(video.label)}/{video.stem}.mp4", path, video.label, video.group, video.parts)
 
-
-def _videos_in(folder: str, above: tuple[str, ...], others: Counter[str]) -> Iterator[Path]:
-    """`above`: this folder and those it lies in, links resolved: a link to one of them would lead round for ever."""
-    try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
-    folders = []
-    for entry in entries:
-        if entry.name.startswith("."):
-            others["hidden"] += entry.name != archives.MARKER  # which we have put there
-        elif os.path.isdir(entry.path):  # False of a link to itself, where the entry would raise
-            folders.append(entry.path)
-        elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
-            others["without the suffix of a video"] += 1
-        elif not _is_text(entry.path):
-            raise DataError(f"{entry.path!r}: its name is not UTF-8; rename it")
-        else:
-            yield Path(entry.path)
-    for path in folders:
-        real = os.path.realpath(path)
-        if real in above:
-            others["a link to a folder above it"] += 1
-        else:
-            yield from _videos_in(path, (*above, real), others)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # bytes of another encoding, kept by Python as lone surrogates
-        return False
-    return True
-
-
-def by_stem(root: Path) -> dict[str, Path]:
-    """The videos below `root` by name; DataError if two files of one name differ in size."""
-    found: dict[str, Path] = {}
-    for path in videos_under(root):
-        first = found.setdefault(path.stem, path)
-        if first is not path and first.stat().st_size != path.stat().st_size:
-            raise DataError(f"{first} and {path}: two different videos of one name; remove one of them")
-    if not found:
-        raise DataError(f"{root}: no videos were found in it")
-    return found
-
-
-def match(
-    root: Path,
-    named: Iterable[Named],
-    classes: Iterable[str],
-    allow_missing: bool,
-    found: dict[str, Path] | None = None,
-) -> tuple[list[Item], tuple[str, ...], dict[str, object]]:
-    """The items on disk in the order of the list, the classes that have any, and notes on what is missing."""
-    found = by_stem(root) if found is None else found
-    folded = {stem.casefold(): path for stem, path in found.items()}  # copies of UCF101 differ in a capital letter
-    items, missing, wanted = [], [], 0
-    for video in named:
-        wanted += 1
-        path = found.get(video.stem) or folded.get(video.stem.casefold())
-        if path is None:
-            missing.append(video.stem)
-            continue
-        target = f"{folder_of(video.label)}/{video.stem}.mp4"
-        items.append(Item(target, str(path.absolute()), video.label, video.group, video.parts))
+    rows = Rows(items(), lists.splits)
     if missing and not allow_missing:
         raise DataError(
-            f"{root}: {len(missing)} of the {wanted} videos that the lists name are not there, the first is "
-            f"{missing[0]!r}; get them, or go on without them with --allow-missing"
+            f"{root}: {missing} of the {wanted} videos that the lists name are not there, the first is {first!r}; get "
+            "them, or go on without them with --allow-missing"
         )
-    present = {item.label for item in items}
-    notes: dict[str, object] = {"listed": wanted, "missing": len(missing), "unlisted": len(found) - len(items)}
-    return items, tuple(name for name in classes if name in present), notes
+    return rows, {"listed": wanted, "missing": missing, "unlisted": len(found) - len(rows)}
 
 
 def folder_of(label: str) -> str:
@@ -178,10 +114,11 @@ def folder_of(label: str) -> str:
     return f"_{name}" if name.startswith((".", "-")) or not name else name
 
 
-def lines(path: Path) -> list[str]:
+def lines(path: Path) -> Iterator[str]:
     """The lines of a list that are not blank; DataError if it cannot be read."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        with path.open(encoding="utf-8-sig") as file:
+            yield from filter(None, map(str.strip, file))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -1,22 +1,21 @@
 """Prepared videos with their frames packed (vidkd/data/packed.py): larger files, and nothing left to decode."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Literal
 
 from data_prep.pipeline.listing import Item, Listing
 from data_prep.pipeline.produce import Facts, Make
-from vidkd.data.index import pc
 from vidkd.errors import DataError
 
 FORMS = ("raw", "jpeg")  # and the suffixes of their files
 
 
 def listing_of(listing: Listing, form: str) -> Listing:
-    """The same videos, to be made in this form."""
-    at = listing.table.column_names.index("path")
-    paths = pc.replace_substring_regex(listing.table["path"], r"\.(mp4|raw|jpeg)$", f".{form}")
-    return dataclasses.replace(listing, table=listing.table.set_column(at, "path", paths), form=form)
+    """The same videos, to be made in this form: their paths in `listing.rows` are changed."""
+    listing.rows.rename(lambda path: re.sub(r"\.(mp4|raw|jpeg)\Z", f".{form}", path))
+    return dataclasses.replace(listing, form=form)
 
 
 def make_packed(make: Make, form: Literal["raw", "jpeg"], item: Item, target: Path) -> Facts:

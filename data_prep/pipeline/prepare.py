@@ -85,7 +85,7 @@ def begin(args: argparse.Namespace) -> None:
 def run(listing: Listing, args: argparse.Namespace) -> int:
     """Make the prepared data set; the exit status of the command."""
     if args.holdout:
-        listing = holdout.hold_out(listing, args.holdout, args.holdout_seed)
+        holdout.hold_out(listing, args.holdout, args.holdout_seed)
     settings = Settings(args.short_side, args.crf, copy=args.copy, timeout_s=args.timeout)
     make, named = functools.partial(transcode, settings), str(settings)
     if args.frames != "video":
@@ -118,6 +118,6 @@ def _short_side(text: str) -> int:
 
 def _shard(text: str) -> tuple[int, int]:
     i, _, n = text.partition("/")
-    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
-        raise argparse.ArgumentTypeError(f"must be I/N with I from 0 to N-1, not {text!r}")
+    if not (i.isdecimal() and n.isdecimal() and len(text) < 20 and int(i) < int(n)):
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 0 to N-1, not {text[:40]!r}")
     return int(i), int(n)

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import json
 import multiprocessing
 import os
 import signal
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from data_prep.pipeline import cluster, journal
 from data_prep.pipeline.ffmpeg import DISK_FULL
 from data_prep.pipeline.journal import Done, Entry
-from data_prep.pipeline.listing import Item, Listing
+from data_prep.pipeline.listing import Item, Listing, Rows
 from vidkd.data import index
 from vidkd.errors import DataError
 
@@ -68,26 +67,45 @@ def produce(
     The journal in `out` says afterwards what became of each. `settings` names all that changes the bytes of a video.
     """
     begin(out, listing.name if listing.form == "video" else f"{listing.name} {listing.form}")
-    known = journal.done(out)
-    todo = ((item, known.get(item.path)) for item in islice(listing.items(), shard[0], None, shard[1]))
-    total = len(range(shard[0], listing.table.num_rows, shard[1]))
+    journal.load(listing.rows.db, out)
+    todo = _todo(listing.rows, shard)
+    total = len(range(shard[0], len(listing.rows), shard[1]))
     name = ".journal.jsonl" if shard[1] == 1 else f".journal-{shard[0]}-of-{shard[1]}.jsonl"
     make_one = functools.partial(_one, Task(out.absolute(), make, settings))
     results = cluster.results(executor, make_one, todo, workers) if executor != "processes" else None
     failed = 0
-    journal.mend(out / name)
-    with open(out / name, "ab") as log, tqdm(total=total, unit="video", disable=None, desc=listing.name) as bar:
-        for entry in results or _results(make_one, todo, workers):
-            if entry:
-                failed += entry.status != "ok"
-                log.write(json.dumps(journal.record(entry)).encode() + b"\n")
-                log.flush()
-            bar.update()
-            bar.set_postfix(failed=failed, refresh=False)
+    try:
+        journal.mend(out / name)
+        with open(out / name, "ab") as log, tqdm(total=total, unit="video", disable=None, desc=listing.name) as bar:
+            for entry in results or _results(make_one, todo, workers):
+                if entry:
+                    failed += entry.status != "ok"
+                    log.write(journal.record(entry))
+                    log.flush()
+                bar.update()
+                bar.set_postfix(failed=failed, refresh=False)
+    except OSError as error:
+        again = "mend that, and run the same command again"
+        raise DataError(f"{out / name}: cannot be written to ({error.strerror}); {again}") from None
+
+
+def _todo(rows: Rows, shard: tuple[int, int]) -> Iterator[Todo]:
+    """The items of the shard, and what the journal says of those that were made."""
+    known = "LEFT JOIN made ON made.path = items.path AND made.status = 'ok'"
+    for identity, size, *own in rows.db.rows(
+        f"SELECT identity, bytes, {rows.columns} FROM items {known} WHERE position % ? = ? ORDER BY position",
+        shard[1],
+        shard[0],
+    ):
+        yield rows.item(own), None if identity is None else (identity, size)
 
 
 def begin(out: Path, name: str) -> None:
     """Make the folder `out`, or accept it if it is a data set of this name, finished or not."""
+    try:
+        str(out.absolute()).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"--out {str(out)!r}: its name is not UTF-8; choose another") from None
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()) and _name_of(out) != name:

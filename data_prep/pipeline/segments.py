@@ -3,13 +3,15 @@
 import argparse
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep.pipeline import official, prepare
-from data_prep.pipeline.listing import Item, Listing, table_of
+from data_prep.pipeline import prepare
+from data_prep.pipeline.listing import Item, Listing, Rows
+from data_prep.pipeline.scanning import Found
 from vidkd import annotations
 from vidkd.annotations import Annotations
 from vidkd.data import index
@@ -36,7 +38,7 @@ def run(
 
     Segments are written with the videos that were made, and with no others.
     """
-    found = {annotations.bare(stem): path for stem, path in official.by_stem(args.root).items()}
+    found = {annotations.bare(stem): path for stem, path in Found(args.root).items()}
     wanted = sorted(video for video in part_of)
     missing = [video for video in wanted if video.rpartition("/")[2] not in found]
     if missing and not args.allow_missing:
@@ -45,15 +47,14 @@ def run(
             f"{missing[0]!r}; get them, or go on without them with --allow-missing"
         )
     items = [
-        Item(f"{video}.mp4", str(found[stem].absolute()), "", parts=(part_of[video],))
+        Item(f"{video}.mp4", found[stem], "", parts=(part_of[video],))
         for video in wanted
         if (stem := video.rpartition("/")[2]) in found
     ]
     listing = Listing(
         name=name,
         classes=tuple(sorted(set(said.actions.label))),
-        splits=SPLITS,
-        table=table_of(items, SPLITS),
+        rows=Rows(items, SPLITS),
         horizontal_flip="changes_labels" if flip_changes_labels else "keeps_labels",
         licence=licence,
         files=files,
@@ -61,8 +62,14 @@ def run(
     )
     status = prepare.run(listing, args)
     if (args.out / "index.csv").exists():
-        _write(args.out, said, clock, part_of)
+        name_of = {video: listing.rows.placed(f"{video}.mp4").removesuffix(".mp4") for video in wanted}
+        own = replace(said, actions=_renamed(said.actions, name_of), ambiguous=_renamed(said.ambiguous, name_of))
+        _write(args.out, own, clock, {name_of[video]: part for video, part in part_of.items()})
     return status
+
+
+def _renamed(own: Segments, name_of: Mapping[str, str]) -> Segments:
+    return replace(own, video=np.array([name_of.get(video, video) for video in own.video], object))
 
 
 def _write(out: Path, said: Annotations, clock: Clock, part_of: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.pipeline import produce, rendering
-from data_prep.pipeline.listing import Item
+from data_prep.pipeline.listing import Item, Rows
 from data_prep.pipeline.rendering import FPS, PARTS, Settings
 from vidkd import annotations
 from vidkd.types import Segments
@@ -56,14 +56,14 @@ def make(settings: Settings, classes: tuple[str, ...], item: Item, target: Path)
     return rendering.encode(rendering.paint(scene, at, np.arange(settings.frames), settings), settings, target)
 
 
-def write_segments(out: Path, settings: Settings, classes: tuple[str, ...], items: list[Item]) -> int:
+def write_segments(out: Path, settings: Settings, classes: tuple[str, ...], videos: Rows) -> int:
     """segments.csv of the whole set, in seconds; how many actions it has."""
     rows = [
         (item.path.removesuffix(".mp4"), act.start / FPS, act.end / FPS, act.label)
-        for item in items
+        for item in videos.items()
         for act in plan(settings, classes, item.source)
     ]
-    part_of = {item.path.removesuffix(".mp4"): item.source.split("/")[0] for item in items}
+    part_of = {item.path.removesuffix(".mp4"): item.source.split("/")[0] for item in videos.items()}
     annotations.write(out / "segments.csv", Segments.of(rows), part_of)
     return len(rows)
 

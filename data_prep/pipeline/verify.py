@@ -3,7 +3,6 @@
 import argparse
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     data = index.read(args.folder)
     check = partial(wrong_with, args.folder, depth=0 if args.sizes_only else 2 if args.deep else 1)
-    bad, good, skipped = [], 0, 0
+    bad, good, skipped = 0, 0, 0
     # Threads suffice: hashing and waiting for ffmpeg both leave the interpreter free.
     with ThreadPoolExecutor(max(1, args.workers)) as pool, tqdm(total=data.table.num_rows, disable=None) as bar:
         for batch in data.table.to_batches(max_chunksize=1024):
@@ -37,14 +36,13 @@ def run(args: argparse.Namespace) -> int:
             skipped += batch.num_rows - len(rows)
             for row, wrong in zip(rows, pool.map(check, rows), strict=True):
                 good += not wrong
-                if wrong:
-                    bad.append(f"{row['path']!r}: {wrong}")
+                bad += bool(wrong)
+                if wrong and bad <= SHOWN:
+                    bar.write(f"{row['path']!r}: {wrong}")
             bar.update(batch.num_rows)
-    for line in islice(bad, SHOWN):
-        print(line)
-    if len(bad) > SHOWN:
-        print(f"... and {len(bad) - SHOWN} more")
-    print(f"{args.folder}: {good} good, {len(bad)} bad, {skipped} marked as failed in the index")
+    if bad > SHOWN:
+        print(f"... and {bad - SHOWN} more")
+    print(f"{args.folder}: {good} good, {bad} bad, {skipped} marked as failed in the index")
     return 2 if bad else 0
 
 

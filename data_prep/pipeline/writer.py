@@ -4,21 +4,20 @@ import json
 import platform
 import shlex
 import sys
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 
 from data_prep.pipeline import ffmpeg, journal
 from data_prep.pipeline.listing import Listing
 from data_prep.pipeline.produce import PARTIAL, checksum_of
 from vidkd.data import index
-from vidkd.data.index import pc
 from vidkd.errors import DataError
 
-SOURCES = ("source", "source_checksum")
+MADE = "items JOIN made ON made.path = items.path"  # the tables of Rows and of the journal
 SHOWN = 10  # failures printed; all of them are in the index
 
 
@@ -26,28 +25,41 @@ def finish(out: Path, listing: Listing, named: str, settings: dict[str, Any], al
     """Write the index, print the account, and say how the command should end: 0, or 2 if too much failed.
 
     `named` is what `produce` was told of the settings. With failures allowed, those videos stay in the index without a
-    part, so that the rest can be used.
+    part, so that the rest can be used. DataError where the disk is full.
     """
-    table = _joined(out, listing, named)
-    sources = _write_sources(out, table)
+    try:
+        return _finish(out, listing, named, settings, allow_failures)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{out}: cannot be written to ({reason}); mend that, and run the same command again") from None
+
+
+def _finish(out: Path, listing: Listing, named: str, settings: dict[str, Any], allow_failures: int) -> int:
+    db = listing.rows.db
+    _join(out, listing, named)  # makes table `results`
+    sources = _write_sources(out, listing)
     for left in out.rglob(f"{PARTIAL}*"):  # by runs that were killed
         left.unlink(missing_ok=True)
-    bad = table.filter(pc.not_equal(table["status"], "ok"))
-    allowed = bad.num_rows <= allow_failures
-    if allowed and bad.num_rows:
-        table = _without_parts(table, listing.splits)
+    bad: int = db.one("SELECT COUNT(*) FROM results WHERE status != 'ok'")
+    allowed = bad <= allow_failures
+    if allowed and bad:
+        for part in listing.rows.parts:
+            db.run(f"UPDATE results SET {part} = '' WHERE status != 'ok'")
     card = {"name": listing.name, "horizontal_flip": listing.horizontal_flip}
     if listing.form == "flow":
         card["modality"] = "flow"
-    index.write(out, table.drop_columns(list(SOURCES)), listing.classes, card)
-    counts = _counts(table, listing.splits)
+    columns = {name: ("grp" if name == "group" else name, kind) for name, kind in index.SCHEMA.items()}
+    columns |= {split: (part, pa.string()) for split, part in zip(listing.splits, listing.rows.parts, strict=True)}
+    index.write(out, _read(listing, columns), listing.classes, card)
+    counts = {"status": _tally(listing, "status")}
+    counts |= {split: _tally(listing, part) for split, part in zip(listing.splits, listing.rows.parts, strict=True)}
     _write_provenance(out, listing, settings, counts, sources)
-    print(_account(out, table, listing, bad, counts))
+    print(_account(out, listing, bad, counts))
     if allowed:
         return 0
     print(
-        f"{bad.num_rows} videos failed, {allow_failures} may: mend or remove them and run the same command again, or "
-        f"use the rest with --allow-failures {bad.num_rows}",
+        f"{bad} videos failed, {allow_failures} may: mend or remove them and run the same command again, or use the "
+        f"rest with --allow-failures {bad}",
         file=sys.stderr,
     )
     return 2
@@ -55,43 +67,51 @@ def finish(out: Path, listing: Listing, named: str, settings: dict[str, Any], al
 
 def is_complete(out: Path, listing: Listing, named: str) -> bool:
     """Whether every video of the listing has been dealt with at these settings, by this shard or another."""
-    paths = journal.made_with(out, named)["path"]
-    return bool(pc.all(pc.is_in(listing.table["path"], value_set=paths.combine_chunks())).as_py())
+    journal.load(listing.rows.db, out, named)
+    return listing.rows.db.one(f"SELECT COUNT(*) FROM {MADE}") == len(listing.rows)
 
 
-def _joined(out: Path, listing: Listing, named: str) -> pa.Table:
-    """The rows of index.csv in the order of the listing."""
-    if not listing.table.num_rows:
+def _join(out: Path, listing: Listing, named: str) -> None:
+    """Bring what became of the videos to the listing. DataError where there are none, or not all have been made."""
+    db, total = listing.rows.db, len(listing.rows)
+    if not total:
         raise DataError(f"{listing.name}: no videos were found")
-    rows = listing.table.append_column("at", pa.array(range(listing.table.num_rows), pa.int64()))
-    table = rows.join(journal.made_with(out, named), "path", join_type="inner").sort_by("at")
-    if table.num_rows < rows.num_rows:
-        missing = rows.num_rows - table.num_rows
-        raise DataError(f"{out}: {missing} of {rows.num_rows} videos are still to be made; run the other shards first")
-    return table.select([*index.SCHEMA, *listing.splits, *SOURCES])
+    journal.load(db, out, named)
+    facts = ", ".join(name for name in journal.COLUMNS if name != "path")
+    db.run("DROP TABLE IF EXISTS results")
+    db.run(f"CREATE TABLE results AS SELECT {listing.rows.columns}, {facts} FROM {MADE} ORDER BY position")
+    if missing := total - db.one("SELECT COUNT(*) FROM results"):
+        raise DataError(f"{out}: {missing} of {total} videos are still to be made; run the other shards first")
 
 
-def _write_sources(out: Path, table: pa.Table) -> dict[str, str]:
+def _read(listing: Listing, columns: Mapping[str, tuple[str, pa.DataType]]) -> pa.RecordBatchReader:
+    """A table, batch by batch, in the order of the listing: name -> (what of the database, type)."""
+    schema = pa.schema([(name, kind) for name, (_, kind) in columns.items()])
+    select = ", ".join(expression for expression, _ in columns.values())
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for rows in listing.rows.db.chunks(f"SELECT {select} FROM results ORDER BY rowid"):
+            arrays = [
+                pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), schema.types, strict=True)
+            ]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _write_sources(out: Path, listing: Listing) -> dict[str, str]:
     """sources.csv: which file each video was made from, and the checksum of that file."""
     partial, path = out / f"{PARTIAL}sources.csv", out / "sources.csv"
-    pyarrow.csv.write_csv(table.select(["path", *SOURCES]), partial)
+    columns = {name: (name, pa.string()) for name in ("path", "source", "source_checksum")}
+    index.write_csv(_read(listing, columns), partial)
     partial.replace(path)
     return {"path": path.name, "checksum": checksum_of(path)}
 
 
-def _without_parts(table: pa.Table, splits: tuple[str, ...]) -> pa.Table:
-    is_ok = pc.equal(table["status"], "ok")
-    for name in splits:
-        table = table.set_column(table.column_names.index(name), name, pc.if_else(is_ok, table[name], ""))
-    return table
-
-
-def _counts(table: pa.Table, splits: tuple[str, ...]) -> dict[str, Any]:
-    def tally(name: str) -> dict[str, int]:
-        pairs = pc.value_counts(table[name]).to_pylist()
-        return {pair["values"]: pair["counts"] for pair in sorted(pairs, key=lambda p: p["values"]) if pair["values"]}
-
-    return {"status": tally("status"), **{name: tally(name) for name in splits}}
+def _tally(listing: Listing, column: str) -> dict[str, int]:
+    """How many videos have each value, but for the empty one."""
+    counted = f"SELECT {column}, COUNT(*) FROM results WHERE {column} != '' GROUP BY 1 ORDER BY 1"
+    return dict(listing.rows.db.rows(counted))
 
 
 def _write_provenance(
@@ -110,18 +130,22 @@ def _write_provenance(
         "notes": listing.notes,
     }
     partial = out / ".tmp-provenance.json"
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    partial.write_text(
+        text, "utf-8", errors="backslashreplace"
+    )  # of a path that is not UTF-8, what JSON writes: \\udcff
     partial.replace(out / "provenance.json")
 
 
-def _account(out: Path, table: pa.Table, listing: Listing, bad: pa.Table, counts: dict[str, Any]) -> str:
-    frames, size_mb = pc.sum(table["frames"]).as_py(), pc.sum(table["bytes"]).as_py() / 1e6
-    lines = [f"{out}: {table.num_rows} videos, {len(listing.classes)} classes, {frames} frames, {size_mb:.1f} MB"]
+def _account(out: Path, listing: Listing, bad: int, counts: dict[str, Any]) -> str:
+    db = listing.rows.db
+    ((total, frames, size),) = db.rows("SELECT COUNT(*), SUM(frames), SUM(bytes) FROM results")
+    lines = [f"{out}: {total} videos, {len(listing.classes)} classes, {frames} frames, {size / 1e6:.1f} MB"]
     lines += [f"  {key:<10} {value}" for key, value in listing.notes.items()]
     for name, tally in counts.items():
         lines.append(f"  {name:<10} " + ", ".join(f"{n} {part}" for part, n in tally.items()))
-    for row in bad.slice(0, SHOWN).to_pylist():
-        lines.append(f"  {row['status']}: {row['path']!r}: {row['reason']}")
-    if bad.num_rows > SHOWN:
-        lines.append(f"  ... and {bad.num_rows - SHOWN} more: see the columns status and reason of index.csv")
+    failed = f"SELECT status, path, reason FROM results WHERE status != 'ok' ORDER BY rowid LIMIT {SHOWN}"
+    lines += [f"  {status}: {path!r}: {reason}" for status, path, reason in db.rows(failed)]
+    if bad > SHOWN:
+        lines.append(f"  ... and {bad - SHOWN} more: see the columns status and reason of index.csv")
     return "\n".join(lines)

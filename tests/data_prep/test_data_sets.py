@@ -186,7 +186,9 @@ def test_lists(named_videos, tmp_path, data_prep, separator, read_rows):
     [
         ("", "train.txt: no video is listed"),
         ("c.avi 99999999999", "the label 99999999999: there may be"),
+        ("c.avi " + "9" * 5000, "there may be"),
         ("alone", "not a path and a label"),
+        ("c\0.avi 1", "'c\\x00.avi' is not the path of a video"),
         (". 1", "'.' is not the path of a video"),
         ("../out.avi 1", "outside of --root"),
         ("/etc/passwd 1", "outside of --root"),
@@ -223,8 +225,12 @@ def test_choice_of_groups():
     """A quarter of each class, in whole groups; a class never loses its last group; another seed, another choice."""
     labels = ["a"] * 40 + ["b"] * 8 + ["c"]
     groups = [f"a{i // 4}" for i in range(40)] + [f"b{i // 4}" for i in range(8)] + ["c0"]
-    chosen = choose(labels, groups, 0.25, seed=0)
+
+    def chosen_by(fraction: float, seed: int) -> set[str]:
+        return set(choose(zip(labels, groups, strict=True), fraction, seed))
+
+    chosen = chosen_by(0.25, seed=0)
     taken = Counter(label for label, group in zip(labels, groups, strict=True) if group in chosen)
     assert taken == {"a": 8, "b": 4} or taken == {"a": 12, "b": 4}
-    assert choose(labels, groups, 0.25, seed=0) == chosen != choose(labels, groups, 0.25, seed=1)
-    assert choose(labels, groups, 0.0, seed=0) == set()
+    assert chosen_by(0.25, seed=0) == chosen != chosen_by(0.25, seed=1)
+    assert chosen_by(0.0, seed=0) == set()

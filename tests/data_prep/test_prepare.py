@@ -138,6 +138,16 @@ def test_names_that_cannot_be_written_down(tmp_path, make_video, data_prep):
     os.link(video, os.fsencode(tmp_path / "latin" / "a") + b"/\xe9.mp4")
     status, said = data_prep("folder", "--root", tmp_path / "latin", "--out", tmp_path / "out")
     assert status == 2 and "not UTF-8" in said
+    bytes_of = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9"))
+    bytes_of.mkdir()
+    (bytes_of / "list").write_text("x.mp4 0\n")
+    status, said = data_prep("list", "--root", bytes_of, "--train", bytes_of / "list", "--out", tmp_path / "out")
+    assert status == 2 and "not UTF-8" in said
+    words = ["list", "--name", "x", "--root", video.parent, "--train", bytes_of / "list"]
+    status, said = data_prep(*words, "--out", bytes_of / "out")
+    assert status == 2 and "not UTF-8" in said
+    assert data_prep(*words, "--out", tmp_path / "out")[0] == 0
+    assert json.loads((tmp_path / "out/provenance.json").read_text())["listing_files"]
 
 
 def test_copy_takes_files_as_they_are(tmp_path, make_video, data_prep, read_rows):

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import tiny_set
 from data_prep import __main__ as command
 from data_prep import segments as any_segments
 from data_prep import thumos14
-from data_prep.pipeline import segments
+from data_prep.pipeline import listing, segments
 from vidkd import annotations
 from vidkd.data import index, sampling
 from vidkd.errors import DataError
@@ -159,6 +160,21 @@ def test_frames_become_seconds_and_split_columns_parts(videos, tmp_path, capsys,
     assert data.classes == ("jump", "run")
     assert data.part("split1", "train").names() == ["a", "c"]
     assert "1 actions begin when their video is over, the first in 'c'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["video", "raw"])
+def test_segments_go_with_videos_that_are_spread_over_folders(videos, tmp_path, monkeypatch, form):
+    monkeypatch.setattr(listing, "MOST_IN_A_FOLDER", 2)
+    rows = "a,1,25,run,train\nb,1,25,run,test\nc,1,25,run,train\nd,1,25,run,test\n"
+    (tmp_path / "s.csv").write_text(f"video,start_frame,end_frame,label,split1\n{rows}")
+    code, out = prepare(videos, "segments", "--segments", str(tmp_path / "s.csv"), "--frames", form)
+    assert code == 0
+    names = index.read(out).table["path"].to_pylist()
+    assert [name[2:4] for name in names] == ["/a", "/b", "/c", "/d"]
+    said = annotations.read(out / "segments.csv")
+    assert [f"{video}{Path(names[0]).suffix}" for video in said.actions.video] == names
+    assert said.actions.end_s.tolist() == pytest.approx([1.0] * 4)
+    assert said.only("test", out).actions.video.tolist() == index.read(out).part("split1", "test").names()
 
 
 def test_json_with_ambiguous_segments(videos, tmp_path):

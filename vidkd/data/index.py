@@ -230,7 +230,7 @@ def _check_numbers(root: Path, table: pa.Table) -> None:
             )
 
 
-def write(root: Path, table: pa.Table, classes: tuple[str, ...], card: dict[str, Any]) -> None:
+def write(root: Path, rows: pa.Table | pa.RecordBatchReader, classes: tuple[str, ...], card: dict[str, Any]) -> None:
     """Write index.csv, classes.txt and dataset.json into `root`, each whole or not at all, the index last."""
     texts = {"classes.txt": "".join(f"{name}\n" for name in classes), "dataset.json": json.dumps(card, indent=2) + "\n"}
     for name, text in texts.items():
@@ -238,8 +238,16 @@ def write(root: Path, table: pa.Table, classes: tuple[str, ...], card: dict[str,
         partial.write_text(text, encoding="utf-8")
         partial.replace(root / name)
     partial = root / ".tmp-index.csv"
-    pyarrow.csv.write_csv(table, partial)
+    write_csv(rows, partial)
     partial.replace(root / "index.csv")
+
+
+def write_csv(rows: pa.Table | pa.RecordBatchReader, path: Path) -> None:
+    """Write a table; of a reader, one batch at a time is in memory."""
+    reader = rows.to_reader() if isinstance(rows, pa.Table) else rows
+    with pyarrow.csv.CSVWriter(path, reader.schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch)
 
 
 def discard(root: Path) -> None:
