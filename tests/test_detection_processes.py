@@ -19,10 +19,10 @@ CLIP = "frames: 16, levels: 3, width: 32"
 SMALL = ("data.clip.frames=16", "data.windows={train_step: 8, test_step: 8}", "data.workers=0", "train.steps=4",
          "train.batch_size=4", "train.save_every={steps: 1}", "train.log_every_steps=1", "train.eval_batch_size=4",
          f"student.options={{backbone: tiny4, size_px: 16, {CLIP}}}", "student.view.size_px=16", "optim.warmup=null",
-         f"teacher.options={{backbone: tiny16, size_px: 16, {CLIP}}}", "teacher.view.size_px=16", "teacher.weights=null",
-         "teacher.allow_weak=true", "teacher.preflight_clips=2", "task.bootstrap=0", "task.contrast=true",
-         "task.refined_from=0.05")  # fmt: skip
-# Seconds of videos of 6.4 s. In some an action can be cut in two, in others not; one says three times what another does.
+         f"teacher.options={{backbone: tiny16, size_px: 16, {CLIP}}}", "teacher.view.size_px=16",
+         "teacher.weights=null", "teacher.allow_weak=true", "teacher.preflight_clips=2", "task.bootstrap=0",
+         "task.contrast=true", "task.refined_from=0.05")  # fmt: skip
+# Seconds of videos of 6.4 s. In two of them an action can be cut in two; one has four times the actions of another.
 ACTIONS = {
     "train_000": [(0.2, 0.5), (0.9, 2.0), (2.1, 2.4), (3.4, 4.6)],
     "train_001": [(1.0, 1.6)],

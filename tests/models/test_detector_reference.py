@@ -28,7 +28,7 @@ def seen():
 
 
 def conv(module, x):
-    """[C, T] -> [C', T']: TensorFlow's SAME padding, an odd zero goes behind; group norm of 16 channels a group; ReLU."""
+    """[C, T] -> [C', T']: padded as TensorFlow does, an odd zero goes behind; group norm, 16 channels a group; ReLU."""
     kernel, stride = module.conv.kernel_size[0], module.conv.stride[0]
     samples = -(-x.shape[1] // stride)
     pad = max((samples - 1) * stride + kernel - x.shape[1], 0)
@@ -53,7 +53,7 @@ def every(modules, x):
 
 
 def pooled(x, start, end, length):
-    """[C, T] -> [C]: the greatest of the samples around the start, of half the channels; around the end, of the rest."""
+    """[C, T] -> [C]: the greatest samples around the start, of half the channels; around the end, of the rest."""
     half, last = len(x) // 2, x.shape[1] - 1
     outside, inside = max(length / 10, 1.0), max(length / 4, 1.0)
     found = []
