@@ -210,7 +210,7 @@ def _rows(path: Path, content: bytes, scored: bool, subsets: dict[str, str] | No
         raise DataError(f"{path}: lacks the column(s) {', '.join(missing)}; it has: {', '.join(header) or 'nothing'}")
     for number, raw in table:
         try:
-            row = _row(*(raw[columns[key]] if key in wanted else 0.0 for key in NAMES), scored)  # pyright: ignore[reportArgumentType]
+            row = _row(*(raw[columns[key]] if key in wanted else 0.0 for key in NAMES), scored=scored)  # pyright: ignore[reportArgumentType]
         except (TypeError, ValueError) as error:
             raise DataError(f"{path}: line {number}: {error}") from None
         if subsets is not None:
