@@ -79,7 +79,12 @@ def read(path: Path, split_column: str | None) -> tuple[Annotations, bool]:
         raise ConfigError(f"--split-column: {path}: {one_of(split_column, list(header), 'column')}")
     if (column := split_column or "split1") in header:
         name = next(n for n in annotations.NAMES["video"] if n in header)
-        said.subset.update((annotations.bare(row[name]), row[column].lower()) for row in rows)
+        named: dict[str, str] = {}
+        for number, row in enumerate(rows, 2):
+            video, part = annotations.bare(row[name]), (row[column] or "").lower()
+            if (first := named.setdefault(video, part)) != part:
+                raise DataError(f"{path}: line {number}: {video!r} is in part {part!r} here, and in {first!r} before")
+        said.subset.update(named)
     return said, in_frames
 
 

@@ -114,8 +114,13 @@ def test_detections_as_json(tmp_path):
         ("a.csv", "video,start_s,label\n", "lacks the column.* end_s; it has: video, start_s, label"),
         ("a.csv", "", "lacks the column.*it has: nothing"),
         ("a.csv", "video,start,end,label\nu,1,2,a\nu,x,2,a\n", "line 3: could not convert"),
-        ("a.csv", "video,start,end,label\nu,3,2,a\n", "line 2: from 3 to 2 with score 0.0 is no segment"),
+        ("a.csv", "video,start,end,label\nu,3,2,a\n", "line 2: from 3 to 2 is no segment of time: 0 <= start <= end"),
         ("a.csv", "video,start,end,label\nu,nan,2,a\n", "is no segment of time"),
+        ("a.csv", "video,start,end,label\nu,-1,2,a\n", "line 2: from -1 to 2 is no segment of time: 0 <= start"),
+        ("a.csv", "video,start,end,label\n\nu,1,2,a\nu,2,1,a\n", "line 4: from 2 to 1"),  # blank lines count too
+        ("a.csv", "video,start,end,label,start\nu,1,2,a,1\n", "names the column 'start' twice"),
+        ("a.csv", "video,start,end,label\n" + '"u,1,2,a\n' + "u,1,2,a\n" * 20_000, "field larger.*quote may be open"),
+        ("a.csv", "video,start,end,label,subset\nu,1,2,a,train\nu,3,4,a,Test\n", "line 3: 'u' is in 'test' here, and"),
         ("a.csv", "video,start,end,label\nu,1,2,\n", "line 2: the video or the label is empty"),
         ("a.csv", "video,start,end,label\nu,1\n", "line 2: not as many fields as the header has, 4"),
         ("a.csv", "video,start,end,label\nu,1,2,run, fast\n", "line 2: not as many .* comma must stand in quotes"),
@@ -126,6 +131,8 @@ def test_detections_as_json(tmp_path):
         ("a.json", '{"database": {"u": {"annotations": [{"segment": "12", "label": "a"}]}}}', "no list of two times"),
         ("a.json", '{"database": {"u": {"annotations": [{"segment": [1, 2], "label": ["a"]}]}}}', "the label no text"),
         ("a.json", '{"database": {"u": {"annotations": null}}}', "'u': its annotations are no list but None"),
+        ("a.json", '{"database": {"u": {"annotations": []}, "u": {}}}', "'u' stands there 2 times, side by side"),
+        ("a.json", '{"database": {"u": {"annotations": []}, "u.mp4": {}}}', "'u' and 'u.mp4' are one video"),
     ],
 )
 def test_broken_files(tmp_path, name, content, message):
@@ -141,3 +148,44 @@ def test_no_file_and_no_score(tmp_path):
     (tmp_path / "d.csv").write_text("video,start_s,end_s,label\nu,1,2,a\n")
     with pytest.raises(DataError, match=r"lacks the column\(s\) score"):
         annotations.read_detections(tmp_path / "d.csv")
+
+
+@pytest.mark.parametrize("score", ["nan", "inf", "", "sure"])
+def test_scores_that_are_none(tmp_path, score):
+    """In both forms, with the place; json has NaN and Infinity for numbers, and null."""
+    (tmp_path / "d.csv").write_text(f"video,start_s,end_s,label,score\nu,1,2,a,0.5\nu,1,2,a,{score}\n")
+    with pytest.raises(DataError, match=r"d\.csv: line 3: "):
+        annotations.read_detections(tmp_path / "d.csv")
+    written = {"nan": "NaN", "inf": "Infinity", "": "null", "sure": '"sure"'}[score]
+    said = f'{{"results": {{"u": [{{"segment": [1, 2], "label": "a", "score": {written}}}]}}}}'
+    (tmp_path / "d.json").write_text(said)
+    with pytest.raises(DataError, match=r"d\.json: 'u': .* is no segment \[start, end\], label and score"):
+        annotations.read_detections(tmp_path / "d.json")
+
+
+def test_a_detection_may_begin_before_its_video(tmp_path):
+    """Detectors that do not cut theirs say so, and the official toolkit takes them as they are."""
+    (tmp_path / "d.csv").write_text("video,start_s,end_s,label,score\nu,-1.5,2,a,0.5\n")
+    assert annotations.read_detections(tmp_path / "d.csv").start_s.tolist() == [-1.5]
+    (tmp_path / "d.csv").write_text("video,start_s,end_s,label,score\nu,2,-1.5,a,0.5\n")
+    with pytest.raises(
+        DataError, match=r"from 2 to -1\.5 with score 0\.5 is no segment of time: start <= end and a sc"
+    ):
+        annotations.read_detections(tmp_path / "d.csv")
+
+
+def test_names_with_line_breaks_come_back_whole(tmp_path):
+    """What a file may be called, a table of segments can say; U+2028 ends a line for str.splitlines."""
+    rows = [("two\nlines", 0.0, 1.0, "a\r\nb"), ("one\u2028line", 1.0, 2.0, "a")]
+    annotations.write(tmp_path / "a.csv", Segments.of(rows))
+    said = annotations.read(tmp_path / "a.csv").actions
+    assert list(zip(said.video, said.start_s, said.end_s, said.label, strict=True)) == rows
+
+
+def test_a_table_of_subsets_beside_the_json_that_is_another(tmp_path):
+    (tmp_path / "a.json").write_text('{"u": {"annotations": [{"segment": [0, 1], "label": "a"}]}}')
+    (tmp_path / "video_info_new.csv").write_text("video,subset\nu,training\n")
+    assert annotations.read(tmp_path / "a.json").subset == {"u": "training"}
+    (tmp_path / "video_info_new.csv").write_text("video,part\nu,training\n")
+    with pytest.raises(DataError, match=r"video_info_new\.csv: lacks the column\(s\) subset"):
+        annotations.read(tmp_path / "a.json")

@@ -1,6 +1,10 @@
 """Features of videos, and a detector that learns from them as it would from pictures."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +12,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 import tiny_set
-from conftest import CONFIGS
+from conftest import CONFIGS, REPOSITORY
 from vidkd import cli, config_file, export, extract, models, train
 from vidkd.data import index
 from vidkd.data.decode import open_video
@@ -80,6 +84,24 @@ def test_it_goes_on_where_it_was_stopped_and_never_mixes(data, tmp_path, monkeyp
     assert "0 of 13 videos extracted" in capsys.readouterr().out
     assert run(data, "--out", tmp_path, *TOLD[:-1], "8") == 2
     assert "stride_frames: 4 there, 8 here" in capsys.readouterr().err
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(data, tmp_path):
+    """SIGKILL while a file is being written: what has its name is whole, and the rest comes with the same command."""
+    assert run(data, "--out", tmp_path / "whole", *TOLD) == 0
+    words = [sys.executable, "-m", "vidkd.extract", data, "--out", tmp_path / "killed", *TOLD]
+    started = subprocess.Popen(list(map(str, words)), cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    while started.poll() is None and len(list(tmp_path.glob("killed/*.npy"))) < 2:
+        time.sleep(0.001)
+    started.kill()
+    assert started.wait() == -signal.SIGKILL
+    there = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*.npy")}
+    assert 2 <= len(there) < 13 and not (tmp_path / "killed" / "index.csv").exists()
+    (tmp_path / "killed" / ".tmp-test_012.npy-1").write_bytes(b"half")  # as a kill within a write leaves it
+    assert run(data, "--out", tmp_path / "killed", *TOLD) == 0
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "killed" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert {n: (tmp_path / "killed" / n).stat().st_mtime_ns for n in there} == there  # they were not made again
 
 
 def test_a_detector_learns_from_features_of_a_trained_run(data, tmp_path):

@@ -1,15 +1,20 @@
 """Every shipped configuration builds and trains a step: its own networks, methods and task, on a small index."""
 
 import json
+from functools import cache
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState
 
 import tiny_set
-from conftest import REPOSITORY
+from conftest import CONFIGS, REPOSITORY
 from data_prep import __main__ as data_prep
-from vidkd import config_file, train
+from vidkd import config_file, models, train
 from vidkd.bench import grid
+from vidkd.models import attention, cost
+
+DETECTORS = [path for path in CONFIGS if config_file.load(path).student.name == "detector"]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,32 @@ def test_d14_it_trains_a_step_and_evaluates(shipped, clips_root, tmp_path, reque
     assert outcome["student"]["protocol"]["network"] == run.student.name
     assert outcome["student"]["n_videos"] == len(list(clips_root.glob(f"{run.data.test}_*.mp4")))
     assert (tmp_path / "run" / "student.safetensors").exists()
+
+
+@pytest.mark.parametrize("path", DETECTORS, ids=lambda p: p.stem)
+def test_detectors_are_built_for_the_clips_that_they_see(path):
+    """At their own size, without a number computed; and a teacher has the locations and classes of its student."""
+    run = config_file.load(path)
+    answers = {}
+    for who, section in (("student", run.student), ("teacher", run.teacher)):
+        if section is None:
+            continue
+        clip = (section.view.frames or run.data.clip.frames, section.view.size_px)
+        answers[who] = locations(json.dumps(section.options), section.attention, clip)
+        if path.stem.startswith("thumos14") and "features" not in path.stem:
+            assert answers[who] == {"coarse_logits": (21, 126), "reach": (2, 126), "frame_boundary": (2, 256)}
+    assert len({json.dumps(said) for said in answers.values()}) == 1
+
+
+@cache
+def locations(options, section, clip):
+    """The shapes of what a detector says; several configurations share one."""
+    with torch.device("meta"):
+        made = models.build("detector", 20, **json.loads(options))
+        made.clip = clip
+        attention.attach(made, section, *clip)
+        shapes = cost.tap_shapes(made, *clip)
+    return {name: shapes[name] for name in ("coarse_logits", "reach", "frame_boundary")}
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "bench").glob("*.yaml")), ids=lambda p: p.stem)

@@ -2,13 +2,15 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
 import tiny_set
-from conftest import CONFIGS
+from conftest import CONFIGS, REPOSITORY
 from data_prep import __main__ as data_prep
 from vidkd import annotations, cli, compare, config_file, distiller, evaluate, evaluation, export, score
 from vidkd.data import clips, index
@@ -104,6 +106,22 @@ def test_what_is_written_is_the_decoded_mean_of_both(folder, tmp_path, capsys):
     capsys.readouterr()
     assert cli.run_main(compare.main, [str(tmp_path / "one"), str(tmp_path / "both")]) == 0
     assert "B - A: " in capsys.readouterr().out
+
+
+def test_two_processes_answer_as_one(folder, tmp_path):
+    """The windows of a video lie on both; the same bytes are left, and said once."""
+    words = [folder / "one", "--stream", folder / "of_flow", "--out"]
+    assert told(*words, tmp_path / "one") == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command += ["-m", "vidkd.evaluate", *map(str, [*words, tmp_path / "two"])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("together: mAP@") == done.stdout.count("written to") == 1
+    one, two = ((tmp_path / name / "student_predictions.csv").read_bytes() for name in ("one", "two"))
+    assert one == two and one.count(b"\n") > 3
+    a, b = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    for here, there in zip((a["student"], *a["streams"]), (b["student"], *b["streams"]), strict=True):
+        assert {k: v for k, v in here.items() if k != "cost"} == {k: v for k, v in there.items() if k != "cost"}
 
 
 def test_a_stream_and_its_copy_answer_as_it_alone(folder, tmp_path):

@@ -3,6 +3,7 @@
 CSV: a header, then one segment a row. Times are seconds; other columns are passed over.
     video,start_s,end_s,label[,score][,subset]   what vidkd writes
     video,type,start,end                         AFSD's THUMOS14 lists
+A time before 0 is no annotation, but a detection may begin there. No video, key or column may stand there twice.
 JSON: {"database": {video: {"subset", "annotations": [{"segment": [start, end], "label"}]}}} of ActivityNet, THUMOS14,
 ActionFormer and OpenTAD; the same without "database", the subset then from a video_info_new.csv beside it; and
 {"results": {video: [{"segment", "label", "score"}]}}, ActivityNet's form of detections.
@@ -10,9 +11,11 @@ ActionFormer and OpenTAD; the same without "database", the subset then from a vi
 
 import csv
 import hashlib
+import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,8 +123,16 @@ def _bytes(path: Path) -> bytes:
 
 
 def _json(path: Path, content: bytes) -> Any:
+    def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # json itself would keep the last of two
+        for name, count in Counter(name for name, _ in pairs).items() if len(dict(pairs)) < len(pairs) else ():
+            if count > 1:
+                raise DataError(f"{path}: {name!r} stands there {count} times, side by side; put them together")
+        return dict(pairs)
+
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=each_once)
+    except DataError:
+        raise
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error})") from None
 
@@ -133,6 +144,10 @@ def _mapping(path: Path, said: Any, inside: tuple[str, ...], holds: type = dict)
     if not isinstance(said, dict) or not said or not all(isinstance(entry, holds) for entry in said.values()):
         where = " or ".join(f'under "{key}"' for key in inside)
         raise DataError(f"{path}: holds no videos, {where} or at its top: each with its segments")
+    called: dict[str, str] = {}
+    for name in said:
+        if (first := called.setdefault(bare(name), name)) != name:
+            raise DataError(f"{path}: {first!r} and {name!r} are one video; put them together")
     return said
 
 
@@ -141,7 +156,10 @@ def _info(path: Path) -> dict[str, str]:
     table = path.parent / "video_info_new.csv"
     if not table.is_file():
         return {}
-    return {row["video"]: row["subset"] for row in csv.DictReader(_bytes(table).decode().splitlines())}
+    header, rows = _table(table, _bytes(table))
+    if missing := {"video", "subset"} - set(header):
+        raise DataError(f"{table}: lacks the column(s) {', '.join(sorted(missing))}")
+    return {row["video"]: row["subset"] for _, row in rows}
 
 
 def _segments(path: Path, video: str, entries: Any, scored: bool = False) -> Iterator[Row]:
@@ -152,42 +170,62 @@ def _segments(path: Path, video: str, entries: Any, scored: bool = False) -> Ite
             if not isinstance(entry["segment"], list) or not isinstance(entry["label"], str | int):
                 raise ValueError("the segment is no list of two times, or the label no text")
             start, end = entry["segment"]
-            yield _row(video, start, end, entry["label"], entry["score"] if scored else 0.0)
+            yield _row(video, start, end, entry["label"], entry["score"] if scored else 0.0, scored)
         except (KeyError, TypeError, ValueError) as error:
             wanted = "segment [start, end], label" + (" and score" if scored else "")
             raise DataError(f"{path}: {video!r}: {entry!r} is no {wanted} ({error})") from None
 
 
-def _rows(path: Path, content: bytes, scored: bool, subsets: dict[str, str] | None = None) -> Iterator[Row]:
-    """Every row; into `subsets` goes what a column subset says of each video, "" where there is none."""
+def _table(path: Path, content: bytes) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
+    """The header, and each row with the number of its (last) line. DataError for rows of another length."""
     try:
-        reader = csv.DictReader(content.decode("utf-8-sig").splitlines())
-        header = reader.fieldnames or []
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        header = list(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a table ({error})") from None
+    if len(set(header)) < len(header):
+        raise DataError(f"{path}: names the column {Counter(header).most_common(1)[0][0]!r} twice; remove one")
+
+    def rows() -> Iterator[tuple[int, dict[str, str]]]:
+        try:
+            for raw in reader:
+                if None in raw or None in raw.values():
+                    raise DataError(
+                        f"{path}: line {reader.line_num}: not as many fields as the header has, {len(header)}; a label "
+                        "with a comma must stand in quotes"
+                    )
+                yield reader.line_num, raw
+        except csv.Error as error:
+            raise DataError(f"{path}: line {reader.line_num}: not a table ({error}); a quote may be open") from None
+
+    return header, rows()
+
+
+def _rows(path: Path, content: bytes, scored: bool, subsets: dict[str, str] | None = None) -> Iterator[Row]:
+    """Every row; into `subsets` goes what a column subset says of each video, "" where there is none."""
+    header, table = _table(path, content)
     columns = {key: next((name for name in names if name in header), None) for key, names in NAMES.items()}
     wanted = [key for key in NAMES if scored or key != "score"]
     if missing := [NAMES[key][0] for key in wanted if columns[key] is None]:
         raise DataError(f"{path}: lacks the column(s) {', '.join(missing)}; it has: {', '.join(header) or 'nothing'}")
-    for number, raw in enumerate(reader, 2):
-        if None in raw or any(raw[columns[key]] is None for key in wanted):  # pyright: ignore[reportArgumentType]
-            raise DataError(
-                f"{path}: line {number}: not as many fields as the header has, {len(header)}; a label with a comma "
-                "must stand in quotes"
-            )
+    for number, raw in table:
         try:
-            row = _row(*(raw[columns[key]] if key in wanted else 0.0 for key in NAMES))  # pyright: ignore[reportArgumentType]
+            row = _row(*(raw[columns[key]] if key in wanted else 0.0 for key in NAMES), scored=scored)  # pyright: ignore[reportArgumentType]
         except (TypeError, ValueError) as error:
             raise DataError(f"{path}: line {number}: {error}") from None
         if subsets is not None:
-            subsets[row[0]] = (raw.get("subset") or "").lower()
+            own = (raw.get("subset") or "").lower()
+            if (first := subsets.setdefault(row[0], own)) != own:
+                raise DataError(f"{path}: line {number}: {row[0]!r} is in {own!r} here, and in {first!r} before")
         yield row
 
 
-def _row(video: str, start: Any, end: Any, label: Any, score: Any) -> Row:
+def _row(video: str, start: Any, end: Any, label: Any, score: Any, scored: bool) -> Row:
     begin, stop, sure = float(start), float(end), float(score)
-    if not all(map(math.isfinite, (begin, stop, sure))) or stop < begin:
-        raise ValueError(f"from {start} to {end} with score {score} is no segment of time")
+    if not all(map(math.isfinite, (begin, stop, sure))) or stop < begin or (begin < 0 and not scored):
+        said = f"from {start} to {end}" + (f" with score {score}" if scored else "")
+        right = "start <= end and a score" if scored else "0 <= start <= end"
+        raise ValueError(f"{said} is no segment of time: {right}, all finite, would be right")
     if not video or not label:
         raise ValueError("the video or the label is empty")
     return bare(video), begin, stop, str(label), sure

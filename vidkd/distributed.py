@@ -36,6 +36,15 @@ def averaged(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def mean_total(total: Tensor) -> Tensor:
+    """The mean over the processes of a scalar without gradient, at least 1 in all of them together.
+
+    A sum over the actions of a process's clips, divided by it, is (once DDP has averaged the gradients) that of the
+    global batch divided by all its actions, however those are spread over the processes.
+    """
+    return averaged(total.detach().float()).clamp(min=1 / world_size())
+
+
 def any_rank(flag: bool, device: torch.device | None = None) -> bool:
     """Whether `flag` is true on at least one process; every process gets the same answer."""
     return bool(max_over_ranks(int(flag), device))

@@ -19,7 +19,7 @@ import os
 import sys
 from pathlib import Path
 
-from vidkd import checkpoint, cli, config_file, distiller, processes, results, streams
+from vidkd import checkpoint, cli, config_file, distiller, distributed, processes, results, streams
 from vidkd.config import Run
 from vidkd.data import clips, index
 from vidkd.errors import ConfigError, DataError
@@ -52,15 +52,13 @@ def main(argv: list[str]) -> int:
         if len(runs) < 1 + len(args.stream):
             raise ConfigError("--stream: a run together with itself says nothing new; name another one")
         outcome = evaluate_streams(runs, part, out)
-        for each in outcome["streams"]:
-            print(f"{each['run']}: {results.one_line(each)}")
-        print(f"together: {outcome['student']['headline']}")
+        lines = [f"{each['run']}: {results.one_line(each)}" for each in outcome["streams"]]
+        lines.append(f"together: {outcome['student']['headline']}")
     else:
         outcome = evaluate(run, args.weights, part, out, student_only=args.student_only)
-        for who in ("student", "teacher"):
-            if who in outcome:
-                print(f"{who:8}{results.one_line(outcome[who])}")
-    print(f"written to {out}")
+        lines = [f"{who:8}{results.one_line(outcome[who])}" for who in ("student", "teacher") if who in outcome]
+    if distributed.rank() == 0:
+        print("\n".join([*lines, f"written to {out}"]))
     return 0
 
 
@@ -113,7 +111,7 @@ def trained_student(run: Run, weights: Path, num_classes: int) -> Tapped:
                 f"{weights}: not the checkpoint of {run.student.name} with these options and {num_classes} "
                 f"classes: {' '.join(str(error).splitlines()[:2])}"
             ) from None
-    else:
+    elif distributed.rank() == 0:
         print(account)
     return student
 

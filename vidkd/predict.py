@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
         checkpoint.write_atomic(args.json, (json.dumps(report, indent=1) + "\n").encode())
     frames = [(i / fps, frame) for i, frame in pictures.items() if frame is not None]
     networks = " and ".join(each.network for each in students)
-    about = f"{networks}, {len(student.classes)} classes, {len(starts)} windows of {clock(span / rate)} s"
+    about = f"{networks}, {len(student.classes)} classes, {len(starts)} window(s) of {clock(span / rate)} s"
     if args.png:
         drawn = (
             picture(timeline, args.video.name, about, frames)

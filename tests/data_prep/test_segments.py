@@ -213,6 +213,11 @@ def test_parts_are_drawn_where_none_are_said(videos, tmp_path):
         ),
         (["segments"], "video,start,end,label,subset\na,0,1,run,train\nb,0,1,run,\n", "'b' is in part ''"),
         (
+            ["segments"],
+            "video,start,end,label,split1\na,0,1,run,train\na.mp4,2,3,run,test\n",
+            "line 3: 'a' is in part 'test' here, and in 'train' before",
+        ),
+        (
             ["segments", "--split-column", "splt1"],
             "video,start,end,label,split1\na,0,1,run,train\n",
             "no column 'splt1'; did you mean 'split1'",

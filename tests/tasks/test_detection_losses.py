@@ -229,6 +229,22 @@ def test_new_videos_are_detected_with_the_right_class(learned, tmp_path):
 # From answers to detections
 
 
+def test_scores_and_segments_by_hand():
+    """Softmax 1/4 and 3/4 of the refined classes, 1/2 and 1/2 of the coarse ones, of a quality of 3/4."""
+    said = {
+        "logits": torch.tensor([[[0.0, 0.0], [math.log(3), 0.0]]]),
+        "coarse_logits": torch.zeros(1, 2, 2),
+        "quality": torch.tensor([[[math.log(3), 0.0]]]),
+        "reach": torch.tensor([[[8.0, 4.0], [4.0, 20.0]]]),
+        "refinement": torch.tensor([[[-0.5, 0.0], [0.5, 0.0]]]),  # of 6 frames: 3 to the right at both ends
+        "frame_boundary": torch.zeros(1, 2, 32),
+        "level_boundary": torch.zeros(1, 4, 2),
+    }
+    segments, scores = detections.decode(said)
+    assert scores[0, :, 0].tolist() == pytest.approx([5 / 8 * 3 / 4, 1 / 2 * 1 / 2])
+    assert segments[0].tolist() == [[3 / 32, 15 / 32], [20 / 32, 1.0]]  # the second would end behind the clip
+
+
 def nms(boxes, sigma, most=100):
     places, scores = np.array([b[:2] for b in boxes], float), np.array([b[2] for b in boxes])
     found, worth = detections.soft_nms(places, scores, sigma, most)

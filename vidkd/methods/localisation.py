@@ -8,6 +8,7 @@ section 3.4); learning from a teacher's boundaries beside its classes is Zheng e
 import torch
 from torch import Tensor
 
+from vidkd.distributed import mean_total
 from vidkd.errors import ConfigError
 from vidkd.methods._base import BaseMethod, MethodSection
 from vidkd.taps import Tapped
@@ -49,13 +50,13 @@ class Method(BaseMethod[Config]):
 
 def reach_loss(student: Tensor, teacher: Tensor, sure: Tensor) -> Tensor:
     """1 - tIoU of the segments that reach [B, 2, L] (frames to both sides, positive) from each location; the mean over
-    all B x L, weighted by `sure` [B, L] in 0..1."""
+    all B x L, on every process (`mean_total`), weighted by `sure` [B, L] in 0..1."""
     s, t = student.float(), teacher.float()
     both, either = torch.minimum(s, t).sum(dim=1), torch.maximum(s, t).sum(dim=1)
-    return (sure * (1 - both / either)).sum() / sure.sum().clamp(min=1)
+    return (sure * (1 - both / either)).sum() / mean_total(sure.sum())
 
 
 def quality_loss(student: Tensor, teacher: Tensor, sure: Tensor) -> Tensor:
     """Squared difference of the probabilities of logits [B, 1, L], the mean weighted as above."""
     gap = (student.float().sigmoid() - teacher.float().sigmoid())[:, 0] ** 2
-    return (sure * gap).sum() / sure.sum().clamp(min=1)
+    return (sure * gap).sum() / mean_total(sure.sum())

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vidkd.distributed import mean_total
 from vidkd.models._boundary import boundary_max_pool
 from vidkd.models._heads import windows
 
@@ -66,25 +67,27 @@ def triplet_loss(frame: Tensor, level: Tensor, cuts: Tensor) -> Tensor:
     """The triplet loss of what is pooled at three boundaries of altered clips: the end of the first part is to be
     closer to the start of the second one than to the start of the background, by 1 (Euclidean).
 
-    frame [B, C, T] and level [B, 4C, T_0], the detector's features; mean over the clips that were cut, 0 if none was.
+    frame [B, C, T] and level [B, 4C, T_0], the detector's features; mean over the clips that were cut, on whichever
+    process (`mean_total`), 0 if none was.
     The two branches' features on the finest level count a tenth of those of the frames.
     """
     kept = cuts[:, 4] > 0
+    count = mean_total(kept.sum())  # asked of every process, also of one that has none
     if not kept.any():
         return frame.new_zeros((), dtype=torch.float32)
     spans, frames = parts(cuts[kept]).float(), frame.shape[2]
     terms = [_triplet(frame[kept], spans, inclusive=True)]
     scaled = spans * (level.shape[2] / frames)
     terms += [OF_BRANCHES * _triplet(branch, scaled, inclusive=False) for branch in level[kept].chunk(2, dim=1)]
-    return torch.stack(terms).sum()
+    return torch.stack(terms).sum() / count
 
 
 def _triplet(features: Tensor, spans: Tensor, inclusive: bool) -> Tensor:
-    """features [B, C, T] with the channels of starts first; spans [B, 3, 2] in samples of T."""
+    """The sum over clips: features [B, C, T] with the channels of starts first; spans [B, 3, 2] in samples of T."""
     reach = torch.stack([-spans[..., 0], spans[..., 1]], dim=1)
     where = windows(torch.zeros(3, device=spans.device), reach, inclusive)
     starts, ends = boundary_max_pool(features.float(), where).chunk(2, dim=1)
-    return F.triplet_margin_loss(ends[..., 0], starts[..., 1], starts[..., 2], margin=MARGIN)
+    return F.triplet_margin_loss(ends[..., 0], starts[..., 1], starts[..., 2], margin=MARGIN, reduction="sum")
 
 
 def _pick(n: int, rng: torch.Generator) -> int:

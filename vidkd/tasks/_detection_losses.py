@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vidkd.distributed import mean_total
+
 TERMS = ("location", "class", "refined_location", "refined_class", "quality", "start", "end")  # those of `losses`
 ClassOver = Literal["actions", "refined"]
 ALPHA = (0.25, 0.75)  # of the focal loss: background, actions
@@ -130,7 +132,8 @@ def losses(
     `refined_from`: the tIoU of a coarse segment from which its refinement counts as an action. `pooled`: labels of
     boundaries come to the finest level by their maximum, so that none is lost; else every n-th is taken. `class_over`:
     what the sum of refined_class, over all locations, is divided by: how many locations are to be refined, at least 1
-    ("refined", AFSD's code); or how many stand for an action, as the coarse class is ("actions"). Of the former there
+    ("refined", AFSD's code); or how many stand for an action, as the coarse class is ("actions"). Both are counted over
+    the clips of all processes (`mean_total`). Of the former there
     are none at first, and the background of all locations then pulls many times as hard as any other term: classes
     begin to be learned later, by some 100 steps of a small detector without weights, and end as well.
     """
@@ -141,7 +144,7 @@ def losses(
     refined = refined_segments(said["reach"], said["refinement"], centre, frames)
     overlap = tiou(coarse, own.segment)
     positive, good = own.positive, own.positive & (overlap.detach() >= refined_from)
-    n, n_good = positive.sum().clamp(min=1), good.sum().clamp(min=1)
+    n, n_good = mean_total(positive.sum()), mean_total(good.sum())
     length = (coarse[..., 1] - coarse[..., 0]).detach()[..., None]
     # ends move outwards by their refinement: the start to the left, the end to the right
     wanted = (own.segment - coarse.detach()) * torch.tensor([-1.0, 1.0], device=centre.device) / (0.5 * length)
