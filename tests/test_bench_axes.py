@@ -12,7 +12,7 @@ from vidkd import cli
 from vidkd.bench import __main__ as bench_main
 from vidkd.bench import grid, run, table
 from vidkd.bench.sections import Bench
-from vidkd.config import Degrade
+from vidkd.config import Degrade, TapAt
 from vidkd.errors import ConfigError
 from vidkd.report import material, page
 
