@@ -24,7 +24,10 @@ KINDS = {"student alone": [], "KD": ["logits"], "KD + FDD": ["logits", FEATURES[
 PX, FORMS = ("28 px", "56 px"), ("per frame", "spatiotemporal", "both")
 NOISE = {"clean": None, "Gaussian": "noise_std", "blur": "blur_sigma_px", "salt and pepper": "salt_pepper",
          "JPEG": "jpeg_quality"}  # fmt: skip
-SIGNED = {"deep": TapAt(path="Mixed_5c.relu", listen="input"), "shallow": TapAt(path="Conv3d_2c_3x3.bn")}
+SIGNED = {
+    "deep": TapAt(path="Mixed_5c.relu", listen="input"),
+    "shallow": TapAt(path="Conv3d_2c_3x3.bn", listen="input"),
+}
 WITHOUT_AXES = [
     path for path in sorted((REPOSITORY / "configs" / "bench").glob("*.yaml")) if "\naxes:" not in path.read_text()
 ]
