@@ -40,10 +40,12 @@ def _truth(tmp_path, monkeypatch):
 def run_for(kind):
     """A shipped run that uses the method, with it alone, and with networks and clips small enough for a test."""
     for path in CONFIGS:
-        sections = [m for m in config_file.load(path).methods if m.kind == kind]
+        shipped = config_file.load(path)
+        own = shipped.student.taps  # which only that network has
+        sections = [m for m in shipped.methods if m.kind == kind and getattr(m, "student_tap", None) not in own]
         if sections:
             alone = json.dumps([sections[0].model_dump(mode="json")])
-            small = SMALL_DETECTORS if config_file.load(path).student.name == "detector" else SMALL
+            small = SMALL_DETECTORS if shipped.student.name == "detector" else SMALL
             said = [f"methods={alone}", "teacher.cache=null", f"data.root={ROOT}", *small]
             return in_steps(config_file.load(path, said), 10)
     return pytest.fail(f"no shipped config uses method {kind!r}: add one to configs/")
