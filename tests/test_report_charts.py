@@ -59,3 +59,13 @@ def test_the_front_is_what_no_other_beats():
     assert [p.name for p in charts.front(points, "more")] == ["d"]
     drawn = charts.scatter(points, "", "GMACs", "less")
     assert drawn.count('class="front"') == 1
+
+
+def test_of_a_crowd_only_the_front_the_teacher_and_the_baseline_are_named():
+    crowd = [charts.Point(f"row {n}", "distilled", 10 + n, 0.3) for n in range(charts.NAMED)]
+    points = [charts.Point("best", "distilled", 9, 0.4), charts.Point("alone", "baseline", 30, 0.2),
+              charts.Point("big", "teacher", 99, 0.6), *crowd]  # fmt: skip
+    drawn = charts.scatter(points, "", "GMACs", "less")
+    assert all(f">{name}</text>" in drawn for name in ("best", "alone", "big")) and ">row 0</text>" not in drawn
+    assert all(f"<title>{p.name}: " in drawn for p in points)
+    assert all(f">{p.name}</text>" in charts.scatter(points[: charts.NAMED], "", "GMACs", "less") for p in points[:8])

@@ -10,6 +10,7 @@ from vidkd.report import svg
 from vidkd.report.svg import Scale, esc
 
 ROW_PX = 26
+NAMED = 8  # points of a scatter whose names fit beside each other
 MOST_LABELS = 40  # classes a confusion matrix names
 POINTS = 120  # of a curve
 
@@ -82,7 +83,10 @@ def front(points: Sequence[Point], better: Better) -> list[Point]:
 
 
 def scatter(points: Sequence[Point], said: str, x_name: str, better: Better, height: float = 300) -> str:
-    """Shares over positive numbers on a logarithmic axis, every point with its name, and the front."""
+    """Shares over positive numbers on a logarithmic axis, with the front.
+
+    Of more than `NAMED` points, only the front, the teachers and the baseline have their name beside them.
+    """
     xs = svg.positives(p.x for p in points)
     ys = svg.shares(v for p in points for v in (p.y, *(p.whisker or ())))
     drawn = [
@@ -94,15 +98,18 @@ def scatter(points: Sequence[Point], said: str, x_name: str, better: Better, hei
     def up(value: float) -> float:
         return height * (1 - ys(value) / 100)
 
-    best = [(xs(p.x), ys(p.y)) for p in front(points, better)]
+    ahead = front(points, better)
+    best = [(xs(p.x), ys(p.y)) for p in ahead]
     corners = [best[0], *(c for (_, low), (x, y) in itertools.pairwise(best) for c in ((x, low), (x, y)))]
     drawn.append(svg.stretched(svg.curve(corners, "front")))
     for p in points:
         if p.whisker:
             drawn.append(svg.line(xs(p.x), xs(p.x), up(p.whisker[0]), up(p.whisker[1]), f"whisker {p.role}"))
         drawn.append(svg.mark(p.role, xs(p.x), up(p.y), 6, f"{p.name}: {p.y:.1%}, {p.x:.3g} {x_name}"))
+    crowd = len(points) > NAMED
+    named = [p for p in points if not crowd or p in ahead or p.role in ("teacher", "baseline")]
     for on_left in (False, True):
-        side = sorted((p for p in points if (xs(p.x) > 55) == on_left), key=lambda p: up(p.y))
+        side = sorted((p for p in named if (xs(p.x) > 55) == on_left), key=lambda p: up(p.y))
         for p, y in zip(side, _apart([up(p.y) + 4 for p in side], 15, height), strict=True):
             share = xs(p.x) / 100 if on_left else 1 - xs(p.x) / 100
             name = svg.cut(p.name, int((share * svg.PHONE_PX - 12) / svg.LETTER_PX))

@@ -31,7 +31,8 @@ def cost(m: Material) -> str:
     if not drawn:
         raise LeftOut("there is only one network to show.")
     legend = svg.legend((role, ROLES[role]) for role in dict.fromkeys(row.role for row in m.lines))
-    note = '<p class="note">The line joins the rows that no other beats in both (the Pareto front).</p>'
+    crowd = " Points without a name say theirs when pointed at." if len(m.lines) > charts.NAMED else ""
+    note = f'<p class="note">The line joins the rows that no other beats in both (the Pareto front).{crowd}</p>'
     return f'{legend}{note}<div class="pair">{"".join(drawn)}</div>'
 
 
