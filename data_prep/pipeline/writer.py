@@ -131,9 +131,8 @@ def _write_provenance(
     }
     partial = out / ".tmp-provenance.json"
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    partial.write_text(
-        text, "utf-8", errors="backslashreplace"
-    )  # of a path that is not UTF-8, what JSON writes: \\udcff
+    # Of a path that is not UTF-8 goes in what JSON writes for it: \\udcff.
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.replace(out / "provenance.json")
 
 

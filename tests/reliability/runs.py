@@ -108,6 +108,19 @@ def held(step: int, rank: str | None = None) -> None:
     trainer.update = waiting
 
 
+def signalled_after_save(step: int, number: int) -> None:
+    """Have the run's group get the signal as soon as the checkpoint of `step` is whole."""
+    save = checkpoint.save
+
+    def saving(folder: Path, of_step: int, *args: Any, **how: Any) -> Path:
+        path = save(folder, of_step, *args, **how)
+        if of_step == step:
+            os.killpg(os.getpid(), number)
+        return path
+
+    checkpoint.save = saving
+
+
 def ranks(root: Path, out: Path, count: int, *overrides: str, **how: object) -> list[Started]:
     """`count` processes of one run, without a launcher: what each says is in a log of its own."""
     port, started = _free_port(), []

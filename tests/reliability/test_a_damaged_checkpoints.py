@@ -1,6 +1,5 @@
 """A4: what is wrong with a checkpoint is found before it is used; the run falls back, says so, or stops."""
 
-import os
 import shutil
 import signal
 from functools import partial
@@ -17,24 +16,14 @@ from vidkd.errors import DataError
 GROUPS = ("trainee", "ema", "best", "optim_student", "optim_methods")
 
 
-def killed_after_save(step: int) -> None:
-    """SIGKILL for this process and its group as soon as the checkpoint of `step` is whole."""
-    real = checkpoint.save
-
-    def save_and_die(folder, of_step, *args, **how):
-        path = real(folder, of_step, *args, **how)
-        if of_step == step:
-            os.killpg(os.getpid(), signal.SIGKILL)
-        return path
-
-    checkpoint.save = save_and_die
-
-
 @pytest.fixture(scope="module")
 def halfway(root, tmp_path_factory):
     """A run that was killed right after its checkpoint of step 4."""
     out = tmp_path_factory.mktemp("halfway") / "run"
-    assert runs.run(root, out, before=partial(killed_after_save, 4)).process.exitcode == -signal.SIGKILL
+    assert (
+        runs.run(root, out, before=partial(runs.signalled_after_save, 4, signal.SIGKILL)).process.exitcode
+        == -signal.SIGKILL
+    )
     return out
 
 

@@ -108,20 +108,9 @@ def halfway(root, tmp_path):
     """A run that ended after its step 2, and the step of it that is newest."""
     out = tmp_path / "run"
     run = config_file.load(KD, [*SMALL, *PLAIN, f"data.root={root}", f"out={out}"])
-    assert runs.run(root, out, *PLAIN, base=SMALL, before=partial(stopped_at, 2)).process.exitcode == 143
+    stop = partial(runs.signalled_after_save, 2, signal.SIGTERM)
+    assert runs.run(root, out, *PLAIN, base=SMALL, before=stop).process.exitcode == 143
     return run
-
-
-def stopped_at(step: int) -> None:
-    save = checkpoint.save
-
-    def saving(folder, of_step, *args, **how):
-        path = save(folder, of_step, *args, **how)
-        if of_step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return path
-
-    checkpoint.save = saving
 
 
 def another_version() -> None:
