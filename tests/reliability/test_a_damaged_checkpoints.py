@@ -20,10 +20,8 @@ GROUPS = ("trainee", "ema", "best", "optim_student", "optim_methods")
 def halfway(root, tmp_path_factory):
     """A run that was killed right after its checkpoint of step 4."""
     out = tmp_path_factory.mktemp("halfway") / "run"
-    assert (
-        runs.run(root, out, before=partial(runs.signalled_after_save, 4, signal.SIGKILL)).process.exitcode
-        == -signal.SIGKILL
-    )
+    killed = runs.run(root, out, before=partial(runs.signalled_after_save, 4, signal.SIGKILL))
+    assert killed.process.exitcode == -signal.SIGKILL
     return out
 
 
