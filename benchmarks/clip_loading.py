@@ -33,7 +33,13 @@ from vidkd.data.loading import collate
 VIEWS = {"teacher": ViewSpec(size_px=112), "student": ViewSpec(size_px=56)}
 SPEC = ClipSpec(frames=16, stride=2)
 PLAIN, JITTER = Augment(), Augment(color_jitter=0.4)
-FORMS = ("video", "raw", "jpeg")
+FORMS = {  # name -> words of data_prep
+    "video": ["--frames", "video"],
+    "raw": ["--frames", "raw"],
+    "jpeg": ["--frames", "jpeg"],
+    "video of 112": ["--frames", "video", "--short-side", "112"],  # px: as large as the teacher's view
+    "jpeg of 112": ["--frames", "jpeg", "--short-side", "112"],
+}
 KINETICS = "-t 10 -an -vf scale=340:256 -c:v libx264 -crf 20 -threads 1 -pix_fmt yuv420p"
 BASE, BARE, SMALL = "original: decord, to 112 px", ": frames", ": frames to 112 px"
 
@@ -83,11 +89,11 @@ def make_originals(videos: Path, work: Path, count: int) -> dict[str, Path]:
 def prepared(name: str, root: Path, work: Path) -> dict[str, Part]:
     """The forms that data_prep makes, and the originals as if they were one, frames counted."""
     parts = {}
-    for form in FORMS:
-        out = work / f"{root.name}_{form}"
+    for form, making in FORMS.items():
+        out = work / f"{root.name}_{form.replace(' ', '_')}"
         started, is_new = cpu_s(), not out.exists()
         words = ["folder", "--root", str(root), "--out", str(out), "--test-fraction", "0", "--workers", "1"]
-        if data_prep([*words, "--frames", form]):
+        if data_prep([*words, *making]):
             sys.exit(f"{out} could not be prepared")
         if is_new and form == "video":
             took = cpu_s() - started
@@ -190,7 +196,7 @@ def bare_decord(part: Part, epoch: int, i: int, size: int = -1) -> None:
     reader.get_batch(plan(part, epoch, i)).asnumpy()
 
 
-def throughput(part: Part, workers: int, steps: int = 16) -> tuple[float, float]:
+def throughput(part: Part, workers: int, steps: int = 40) -> tuple[float, float]:
     """(clips a second by the clock, CPU ms a clip of all processes) of the whole loader, its workers' start left out
     of the first and counted in the second."""
     began_cpu_s = cpu_s()
