@@ -32,7 +32,8 @@ class Lists:
     classes: Sequence[str]
     splits: tuple[str, ...]
     files: Sequence[Path]  # that say so
-    notes: dict[str, object] = field(default_factory=dict)
+    notes: dict[str, object] = field(default_factory=dict)  # `named` may add to them
+    all_classes: bool = False  # also those without a video: who has numbered them counts on the numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace, name: str, lists: Lists, source: Source, found
     present = set(rows.labels())
     listing = Listing(
         name,
-        tuple(label for label in lists.classes if label in present),
+        tuple(label for label in lists.classes if lists.all_classes or label in present),
         rows,
         source.horizontal_flip,
         source.licence,

@@ -113,6 +113,22 @@ def test_kinetics_layout(named_videos, tmp_path, data_prep, read_rows):
     assert kinetics.part_of(Path("kinetics_700_val.csv")) == "val" and not kinetics.part_of(Path("classes.csv"))
 
 
+def test_kinetics_classes_keep_their_numbers(named_videos, tmp_path, data_prep, read_rows):
+    """Who names the classes has a network that counts on their order, also where a copy lacks some."""
+    root = named_videos("a_000000_000010.avi", "b_000000_000010.avi")
+    (root / "train.csv").write_text(f"{KINETICS}zumba,a,0,10,train,0\nabseiling,b,0,10,train,0\n")
+    (root / "test.csv").write_text("youtube_id,time_start,time_end,split\nx,1,2,test\ny,1,2,test\n")
+    names = tmp_path / "names.txt"
+    words = ["kinetics", "--root", root, "--out", tmp_path / "out", "--classes", names]
+    names.write_text("abseiling\nknitting\n")
+    status, said = data_prep(*words)
+    assert status == 2 and "'zumba'" in said and "names.txt" in said and not (tmp_path / "out").exists()
+    names.write_text("knitting\nzumba\nabseiling\n")
+    status, said = data_prep(*words)
+    assert status == 0 and index.read(tmp_path / "out").classes == ("knitting", "zumba", "abseiling")
+    assert "test.csv: without labels, left out 2" in said
+
+
 def test_ssv2_layout(named_videos, tmp_path, data_prep, read_rows):
     root = named_videos("20bn/7.avi", "20bn/8.avi", "20bn/9.avi")
     labels = {"Pushing something from left to right": "1", "Holding something": "0"}
