@@ -27,19 +27,24 @@ SOURCE = Source(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     official.add_arguments(parser)
-    parser.add_argument("--classes", type=Path, metavar="FILE", help="one class a line, in the order of their numbers (default: those of the csv files, by name)")
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="one class a line, in the order of their numbers (default: by name)",
+    )
     parser.add_argument("--name", default="kinetics", help="kinetics400, ... (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
     official.begin(args, SOURCE)
-    folder = official.find_folder(args, PLACES, "*train*.csv", "the csv files")
+    folder = official.find_folder(args, PLACES, "*train*.csv", SOURCE)
     files = [path for path in sorted(folder.glob("*.csv")) if part_of(path)]
     labels = {video.label for file in files for video in read(file)}
     names = list(official.lines(args.classes)) if args.classes else sorted(labels)
     if strange := sorted(labels.difference(names)):
         raise DataError(f"--classes {args.classes}: does not name {strange[0]!r}, a class in {folder}")
-    found, notes = Found(args.root), {}
+    found, notes = Found(args.root, SOURCE.by_hand), {}
     named = (video for file in files for video in read(file, found, notes))
     lists = Lists(named, names, SPLITS, files, notes, all_classes=args.classes is not None)
     return official.run(args, args.name, lists, SOURCE, found)

@@ -250,3 +250,26 @@ def test_choice_of_groups():
     assert taken == {"a": 8, "b": 4} or taken == {"a": 12, "b": 4}
     assert chosen_by(0.25, seed=0) == chosen != chosen_by(0.25, seed=1)
     assert chosen_by(0.0, seed=0) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "fetch"),
+    {
+        "ucf101": "UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip",
+        "hmdb51": "hmdb51_org.rar and test_train_splits.rar from https://serre.lab.brown.edu/hmdb51.html",
+        "jhmdb": "JHMDB_video.zip and splits.zip from http://jhmdb.is.tue.mpg.de",
+        "kinetics": "the csv files from https://github.com/cvdfoundation/kinetics-dataset",
+        "ssv2": "https://www.qualcomm.com/developer/software/something-something-v-2-dataset",
+        "thumos14": "TH14_validation_set_mp4.zip and TH14_Test_set_mp4.zip from https://www.crcv.ucf.edu/THUMOS14",
+        "activitynet": "activity_net.v1-3.min.json from http://activity-net.org/download.html",
+    }.items(),
+)
+def test_what_a_person_has_to_fetch(tmp_path, data_prep, name, fetch):
+    """Asked for what is not there: the files, from where, and the options that name them, with and without lists."""
+    (tmp_path / "empty").mkdir()
+    words = [name, "--root", tmp_path / "empty", "--out", tmp_path / "out"]
+    for options in ([], ["--annotations", tmp_path / "empty"]):
+        if name in ("thumos14", "activitynet") and not options:
+            continue  # they insist on --annotations
+        status, said = data_prep(*words, *options)
+        assert status == 2 and fetch in said and "--root" in said and "--annotations" in said
