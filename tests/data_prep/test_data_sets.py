@@ -273,3 +273,13 @@ def test_what_a_person_has_to_fetch(tmp_path, data_prep, name, fetch):
             continue  # they insist on --annotations
         status, said = data_prep(*words, *options)
         assert status == 2 and fetch in said and "--root" in said and "--annotations" in said
+
+
+def test_a_hold_out_of_nothing_is_said(named_videos, tmp_path, data_prep):
+    root = named_videos(*(f"A/v_A_g0{group}_c01.avi" for group in (1, 2, 3, 4)))
+    splits = "".join(f"v_A_g0{group}_c01.avi,A,train,{'train' if group < 3 else 'test'}\n" for group in (1, 2, 3, 4))
+    (root / "splits.csv").write_text(f"clip,label,split1,split2\n{splits}")
+    said = data_prep("ucf101", "--root", root, "--out", tmp_path / "out", "--holdout", 0.2)[1]
+    assert "nothing held out in split2: too few groups" in said and "3 train, 1 val" in said
+    said = data_prep("ucf101", "--root", root, "--out", tmp_path / "out", "--holdout", 0.5)[1]
+    assert "nothing held out" not in said
