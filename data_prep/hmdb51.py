@@ -24,5 +24,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     official.begin(args, SOURCE)
-    folder = official.find_folder(args, PLACES, "*_test_split1.txt", "the split files")
+    folder = official.find_folder(args, PLACES, "*_test_split1.txt", SOURCE)
     return official.run(args, "hmdb51", official.hmdb_lists(folder), SOURCE)

@@ -35,5 +35,5 @@ def run(args: argparse.Namespace) -> int:
     if own.exists() and args.annotations is None:
         lists = official.own_lists(own, COLUMNS, official.hmdb_source)
     else:
-        lists = official.hmdb_lists(official.find_folder(args, PLACES, "*_test_split1.txt", "splits.zip"))
+        lists = official.hmdb_lists(official.find_folder(args, PLACES, "*_test_split1.txt", SOURCE))
     return official.run(args, "jhmdb", lists, SOURCE)

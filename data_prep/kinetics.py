@@ -27,18 +27,27 @@ SOURCE = Source(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     official.add_arguments(parser)
-    parser.add_argument("--classes", type=Path, metavar="FILE", help="one class a line (default: sorted by name)")
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="one class a line, in the order of their numbers (default: by name)",
+    )
     parser.add_argument("--name", default="kinetics", help="kinetics400, ... (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
     official.begin(args, SOURCE)
-    folder = official.find_folder(args, PLACES, "*train*.csv", "the csv files")
+    folder = official.find_folder(args, PLACES, "*train*.csv", SOURCE)
     files = [path for path in sorted(folder.glob("*.csv")) if part_of(path)]
-    names = list(official.lines(args.classes)) if args.classes else sorted({v.label for f in files for v in read(f)})
-    found = Found(args.root)
-    named = (video for file in files for video in read(file, found))
-    return official.run(args, args.name, Lists(named, names, SPLITS, files), SOURCE, found)
+    labels = {video.label for file in files for video in read(file)}
+    names = list(official.lines(args.classes)) if args.classes else sorted(labels)
+    if strange := sorted(labels.difference(names)):
+        raise DataError(f"--classes {args.classes}: does not name {strange[0]!r}, a class in {folder}")
+    found, notes = Found(args.root, SOURCE.by_hand), {}
+    named = (video for file in files for video in read(file, found, notes))
+    lists = Lists(named, names, SPLITS, files, notes, all_classes=args.classes is not None)
+    return official.run(args, args.name, lists, SOURCE, found)
 
 
 def part_of(path: Path) -> str:
@@ -47,12 +56,17 @@ def part_of(path: Path) -> str:
     return next((PARTS[word] for word in words if word in PARTS), "")
 
 
-def read(path: Path, found: Found | None = None) -> Iterator[Named]:
-    """The labelled videos of one csv file, each under the name it has among the files found."""
+def read(path: Path, found: Found | None = None, notes: dict[str, object] | None = None) -> Iterator[Named]:
+    """The labelled videos of one csv file, each under the name it has among the files found.
+
+    How many have no label, as in the test parts of some releases, is counted in `notes`.
+    """
+    unlabelled = 0
     part = part_of(path)
     for row in official.rows(path, ("youtube_id", "time_start", "time_end")):
         if not row.get("label"):
-            continue  # the test parts of some releases have no labels
+            unlabelled += 1
+            continue
         try:
             start, end = (int(float(row[name])) for name in COLUMNS[2:])
         except ValueError:
@@ -60,3 +74,5 @@ def read(path: Path, found: Found | None = None) -> Iterator[Named]:
         long = f"{row['youtube_id']}_{start:06d}_{end:06d}"
         stem = row["youtube_id"] if found is not None and long not in found and row["youtube_id"] in found else long
         yield Named(stem, row["label"], row["youtube_id"], (part,))
+    if unlabelled and notes is not None:
+        notes[f"{path.name}: without labels, left out"] = unlabelled

@@ -22,7 +22,8 @@ PLACES = (".", "labels", "../labels", "annotations", "../annotations", "..")
 SOURCE = Source(
     by_hand="Get the archives and the labels from "
     "https://www.qualcomm.com/developer/software/something-something-v-2-dataset, where terms have to be accepted; "
-    "join the archives (cat 20bn-something-something-v2-?? | tar xz) and name the folder with --root",
+    "join the archives (cat 20bn-something-something-v2-?? | tar xz) and name that folder with --root, and the "
+    "folder of the labels with --annotations",
     licence="unknown; see https://www.qualcomm.com/developer/software/something-something-v-2-dataset",
     horizontal_flip="changes_labels",
 )
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     official.begin(args, SOURCE)
-    folder = official.find_folder(args, PLACES, "*train.json", "the .json files")
+    folder = official.find_folder(args, PLACES, "*train.json", SOURCE)
     labels, *files = (_one(folder, name) for name in ("labels", *PARTS))
     classes = _classes(labels)
     named = (video for part, path in zip(PARTS.values(), files, strict=True) for video in _read(path, part, classes))

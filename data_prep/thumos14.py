@@ -1,8 +1,9 @@
 """THUMOS14: 20 classes in untrimmed videos; trained on its 200 `validation` videos, tested on `test`.
 
-Get TH14_validation_set_mp4.zip and TH14_Test_set_mp4.zip from https://www.crcv.ucf.edu/THUMOS14/download.html;
-`--root` holds both. `--annotations` is a folder with AFSD's lists (val_Annotation.csv, test_Annotation.csv) or a
-.json (thumos_gt.json, or ActionFormer's). How many test videos count differs between papers:
+Get TH14_validation_set_mp4.zip and TH14_Test_set_mp4.zip from https://www.crcv.ucf.edu/THUMOS14/download.html and
+unpack them, with the password that its form gives, into `--root`. `--annotations` is the folder with AFSD's lists
+(thumos_annotations of https://github.com/TencentYoutuResearch/ActionDetection-AFSD: val_Annotation.csv,
+test_Annotation.csv) or a .json (thumos_gt.json, or ActionFormer's). How many test videos count differs between papers:
 
     --test-videos 213   all that are annotated, one of them only with ambiguous segments
     --test-videos 212   those with an action (the default: ActionFormer, AFSD's sampler)
@@ -25,6 +26,12 @@ LEFT_OUT = {  # video_test_...
     "211": ("0001292", "0000270"),
     "210": ("0001292", "0000270", "0001496"),
 }
+BY_HAND = (
+    "Get TH14_validation_set_mp4.zip and TH14_Test_set_mp4.zip from https://www.crcv.ucf.edu/THUMOS14/download.html, "
+    "unpack them with the password that its form gives, and name their folder with --root; get the folder "
+    "thumos_annotations from https://github.com/TencentYoutuResearch/ActionDetection-AFSD, and name it with "
+    "--annotations"
+)
 LICENCE = "none is stated at https://www.crcv.ucf.edu/THUMOS14/; the videos were collected from YouTube"
 
 
@@ -40,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     part_of = parts(said, args.test_videos)
     check(said, part_of, args.test_videos)
     notes = {"protocol": f"{args.test_videos} test videos"}
-    return segments.run(args, "thumos14", said, part_of, files=files, licence=LICENCE, notes=notes)
+    return segments.run(args, "thumos14", said, part_of, files=files, licence=LICENCE, notes=notes, by_hand=BY_HAND)
 
 
 def read(path: Path) -> tuple[Annotations, tuple[Path, ...]]:
@@ -48,6 +55,8 @@ def read(path: Path) -> tuple[Annotations, tuple[Path, ...]]:
     if path.suffix == ".json":
         return annotations.read(path), (path,)
     files = (path / "val_Annotation.csv", path / "test_Annotation.csv")
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise DataError(f"--annotations {path}: no {missing[0]} in it. {BY_HAND}")
     validation, test = map(annotations.read, files)
     return segments.joined({"validation": validation, "test": test}), files
 

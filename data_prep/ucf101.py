@@ -27,7 +27,9 @@ LISTS = Download(
     "sha256:5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
 )
 SOURCE = Source(
-    by_hand="Get UCF101.rar from https://www.crcv.ucf.edu/data/UCF101.php",
+    by_hand="Get UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip from "
+    "https://www.crcv.ucf.edu/data/UCF101.php, and name them with --root and --annotations, or let --download fetch "
+    "both",
     licence="unknown; see https://www.crcv.ucf.edu/data/UCF101.php",
     archives=(("root", VIDEOS), ("annotations", LISTS)),
 )
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if own.exists() and args.annotations is None:
         lists = official.own_lists(own, {name: name for name in SPLITS}, lambda stem, _: group_of(stem))
     else:
-        lists = official_lists(official.find_folder(args, PLACES, "trainlist01.txt", "the split files"))
+        lists = official_lists(official.find_folder(args, PLACES, "trainlist01.txt", SOURCE))
     return official.run(args, "ucf101", lists, SOURCE)
 
 

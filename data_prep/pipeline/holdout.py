@@ -15,11 +15,21 @@ CREATE TABLE chosen (own TEXT PRIMARY KEY) WITHOUT ROWID;
 
 
 def hold_out(listing: Listing, fraction: float, seed: int) -> None:
-    """Move `fraction` of the videos of part train to part val, in every split of the listing."""
+    """Move `fraction` of the videos of part train to part val, in every split of the listing.
+
+    Where the groups are too few for that, a note in the listing says so.
+    """
+    empty = []
     for split, part in zip(listing.splits, listing.rows.parts, strict=True):
         if listing.rows.db.one(f"SELECT 1 FROM items WHERE {part} = 'val' LIMIT 1"):
             raise ConfigError(f"--holdout: {listing.name} already has a part val in {split}")
         move(listing.rows, part, "val", fraction, seed)
+        if not listing.rows.db.one(f"SELECT 1 FROM items WHERE {part} = 'val' LIMIT 1"):
+            empty.append(split)
+    if empty:
+        listing.notes["holdout"] = (
+            f"nothing held out in {', '.join(empty)}: too few groups a class for {fraction:g} of it"
+        )
 
 
 def move(rows: Rows, column: str, to: str, fraction: float, seed: int) -> None:

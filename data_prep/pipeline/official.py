@@ -32,14 +32,15 @@ class Lists:
     classes: Sequence[str]
     splits: tuple[str, ...]
     files: Sequence[Path]  # that say so
-    notes: dict[str, object] = field(default_factory=dict)
+    notes: dict[str, object] = field(default_factory=dict)  # `named` may add to them
+    all_classes: bool = False  # also those without a video: who has numbered them counts on the numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where a data set comes from."""
 
-    by_hand: str  # what a person has to fetch, and from where
+    by_hand: str  # what a person has to fetch, from where, and which options name it
     licence: str  # as the source states it
     archives: tuple[tuple[str, Download], ...] = ()  # (option it stands for, what a program can fetch)
     horizontal_flip: Literal["keeps_labels", "changes_labels"] = "keeps_labels"
@@ -70,11 +71,12 @@ def begin(args: argparse.Namespace, source: Source) -> None:
 
 def run(args: argparse.Namespace, name: str, lists: Lists, source: Source, found: Found | None = None) -> int:
     """Prepare the videos that the lists name; the exit status of the command."""
-    rows, notes = match(args.root, lists, args.allow_missing, Found(args.root) if found is None else found)
+    found = Found(args.root, source.by_hand) if found is None else found
+    rows, notes = match(args.root, lists, args.allow_missing, found)
     present = set(rows.labels())
     listing = Listing(
         name,
-        tuple(label for label in lists.classes if label in present),
+        tuple(label for label in lists.classes if lists.all_classes or label in present),
         rows,
         source.horizontal_flip,
         source.licence,
@@ -139,18 +141,21 @@ def rows(path: Path, needed: Iterable[str]) -> Iterator[dict[str, str]]:
         raise DataError(f"{path}: not a table ({error})") from None
 
 
-def find_folder(args: argparse.Namespace, candidates: Iterable[str], pattern: str, what: str) -> Path:
-    """The folder with the official lists: --annotations, or the first of the candidates below --root that has any."""
+def find_folder(args: argparse.Namespace, candidates: Iterable[str], pattern: str, source: Source) -> Path:
+    """The folder with the official lists: --annotations, or the first of the candidates below --root that has any.
+
+    DataError, with what a person has to fetch, where none has.
+    """
     if args.annotations is not None:
         first = min(args.annotations.rglob(pattern), default=None)
         if first is None:
-            raise DataError(f"--annotations {args.annotations}: has no {pattern}, the names of {what}")
+            raise DataError(f"--annotations {args.annotations}: has no {pattern}. {source.by_hand}")
         return first.parent
     for name in candidates:
         folder = args.root / name
         if any(folder.glob(pattern)):
             return folder
-    raise DataError(f"{args.root}: no {pattern} in it; get {what} and name their folder with --annotations")
+    raise DataError(f"{args.root}: no {pattern} in it or beside it. {source.by_hand}")
 
 
 def own_lists(path: Path, columns: dict[str, str], group_of: Callable[[str, str], str]) -> Lists:

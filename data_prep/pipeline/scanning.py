@@ -15,6 +15,7 @@ SUFFIXES |= {".asf", ".flv", ".ogv", ".ogg", ".3gp", ".3g2", ".divx"}
 ENTRIES = """
 CREATE TABLE entries (folder INTEGER, is_folder INTEGER, name BLOB, PRIMARY KEY (folder, is_folder, name)) WITHOUT ROWID
 """
+ADVICE = "Put them there, or name their folder"
 FILES = "CREATE TABLE files (at INTEGER PRIMARY KEY, stem TEXT, path TEXT, folded TEXT)"
 
 
@@ -65,9 +66,12 @@ class _Walk:
 
 
 class Found:
-    """The videos below a folder by name, without suffix, of each name the first; DataError if two differ in size."""
+    """The videos below a folder by name, without suffix, of each name the first.
 
-    def __init__(self, root: Path) -> None:
+    DataError if two of one name differ in size, and, with `advice` on where to get them, if there are none.
+    """
+
+    def __init__(self, root: Path, advice: str = ADVICE) -> None:
         self._db = Database(FILES)
         rows = (
             (at, path.stem, str(path.absolute()), path.stem.casefold()) for at, path in enumerate(videos_under(root))
@@ -84,7 +88,7 @@ class Found:
                     raise DataError(f"{first} and {other}: two different videos of one name; remove one of them")
         self._count: int = self._db.one("SELECT COUNT(DISTINCT stem) FROM files")
         if not self._count:
-            raise DataError(f"{root}: no videos were found in it")
+            raise DataError(f"{root}: no videos were found in it. {advice}")
 
     def __len__(self) -> int:
         return self._count

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_prep.pipeline import prepare
 from data_prep.pipeline.listing import Item, Listing, Rows
-from data_prep.pipeline.scanning import Found
+from data_prep.pipeline.scanning import ADVICE, Found
 from vidkd import annotations
 from vidkd.annotations import Annotations
 from vidkd.data import index
@@ -33,12 +33,13 @@ def run(
     notes: Mapping[str, Any],
     flip_changes_labels: bool = False,
     clock: Clock = lambda segments, _fps: segments,
+    by_hand: str = ADVICE,
 ) -> int:
     """Prepare the annotated videos that lie below --root; `part_of` says the part of each video that is wanted.
 
     Segments are written with the videos that were made, and with no others.
     """
-    found = {annotations.bare(stem): path for stem, path in Found(args.root).items()}
+    found = {annotations.bare(stem): path for stem, path in Found(args.root, by_hand).items()}
     wanted = sorted(video for video in part_of)
     missing = [video for video in wanted if video.rpartition("/")[2] not in found]
     if missing and not args.allow_missing:

@@ -185,7 +185,8 @@ def _sizes(data: Index) -> str:
 
 def _failures(data: Index) -> str:
     bad = data.table.filter(pc.not_equal(data.table["status"], "ok"))
-    remarks = _good(data).filter(pc.not_equal(_good(data)["reason"], ""))
+    good = _good(data)
+    remarks = good.filter(pc.not_equal(good["reason"], ""))
     parts = []
     for title, rows in (("What failed", bad), ("Used, with a remark", remarks)):
         if rows.num_rows:
@@ -242,7 +243,8 @@ def _cell(tag: str, text: str) -> str:
 
 
 def _good(data: Index) -> pa.Table:
-    return data.table.filter(pc.equal(data.table["status"], "ok"))
+    ok = pc.equal(data.table["status"], "ok")
+    return data.table if pc.all(ok).as_py() else data.table.filter(ok)  # which is a copy
 
 
 def _seconds(table: pa.Table) -> np.ndarray:

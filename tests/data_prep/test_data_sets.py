@@ -113,6 +113,22 @@ def test_kinetics_layout(named_videos, tmp_path, data_prep, read_rows):
     assert kinetics.part_of(Path("kinetics_700_val.csv")) == "val" and not kinetics.part_of(Path("classes.csv"))
 
 
+def test_kinetics_classes_keep_their_numbers(named_videos, tmp_path, data_prep, read_rows):
+    """Who names the classes has a network that counts on their order, also where a copy lacks some."""
+    root = named_videos("a_000000_000010.avi", "b_000000_000010.avi")
+    (root / "train.csv").write_text(f"{KINETICS}zumba,a,0,10,train,0\nabseiling,b,0,10,train,0\n")
+    (root / "test.csv").write_text("youtube_id,time_start,time_end,split\nx,1,2,test\ny,1,2,test\n")
+    names = tmp_path / "names.txt"
+    words = ["kinetics", "--root", root, "--out", tmp_path / "out", "--classes", names]
+    names.write_text("abseiling\nknitting\n")
+    status, said = data_prep(*words)
+    assert status == 2 and "'zumba'" in said and "names.txt" in said and not (tmp_path / "out").exists()
+    names.write_text("knitting\nzumba\nabseiling\n")
+    status, said = data_prep(*words)
+    assert status == 0 and index.read(tmp_path / "out").classes == ("knitting", "zumba", "abseiling")
+    assert "test.csv: without labels, left out 2" in said
+
+
 def test_ssv2_layout(named_videos, tmp_path, data_prep, read_rows):
     root = named_videos("20bn/7.avi", "20bn/8.avi", "20bn/9.avi")
     labels = {"Pushing something from left to right": "1", "Holding something": "0"}
@@ -234,3 +250,36 @@ def test_choice_of_groups():
     assert taken == {"a": 8, "b": 4} or taken == {"a": 12, "b": 4}
     assert chosen_by(0.25, seed=0) == chosen != chosen_by(0.25, seed=1)
     assert chosen_by(0.0, seed=0) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "fetch"),
+    {
+        "ucf101": "UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip",
+        "hmdb51": "hmdb51_org.rar and test_train_splits.rar from https://serre.lab.brown.edu/hmdb51.html",
+        "jhmdb": "JHMDB_video.zip and splits.zip from http://jhmdb.is.tue.mpg.de",
+        "kinetics": "the csv files from https://github.com/cvdfoundation/kinetics-dataset",
+        "ssv2": "https://www.qualcomm.com/developer/software/something-something-v-2-dataset",
+        "thumos14": "TH14_validation_set_mp4.zip and TH14_Test_set_mp4.zip from https://www.crcv.ucf.edu/THUMOS14",
+        "activitynet": "activity_net.v1-3.min.json from http://activity-net.org/download.html",
+    }.items(),
+)
+def test_what_a_person_has_to_fetch(tmp_path, data_prep, name, fetch):
+    """Asked for what is not there: the files, from where, and the options that name them, with and without lists."""
+    (tmp_path / "empty").mkdir()
+    words = [name, "--root", tmp_path / "empty", "--out", tmp_path / "out"]
+    for options in ([], ["--annotations", tmp_path / "empty"]):
+        if name in ("thumos14", "activitynet") and not options:
+            continue  # they insist on --annotations
+        status, said = data_prep(*words, *options)
+        assert status == 2 and fetch in said and "--root" in said and "--annotations" in said
+
+
+def test_a_hold_out_of_nothing_is_said(named_videos, tmp_path, data_prep):
+    root = named_videos(*(f"A/v_A_g0{group}_c01.avi" for group in (1, 2, 3, 4)))
+    splits = "".join(f"v_A_g0{group}_c01.avi,A,train,{'train' if group < 3 else 'test'}\n" for group in (1, 2, 3, 4))
+    (root / "splits.csv").write_text(f"clip,label,split1,split2\n{splits}")
+    said = data_prep("ucf101", "--root", root, "--out", tmp_path / "out", "--holdout", 0.2)[1]
+    assert "nothing held out in split2: too few groups" in said and "3 train, 1 val" in said
+    said = data_prep("ucf101", "--root", root, "--out", tmp_path / "out", "--holdout", 0.5)[1]
+    assert "nothing held out" not in said

@@ -1,9 +1,12 @@
 """Any number of videos: memory that does not grow with it, no folder with a million files, and one clear error."""
 
 import json
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from data_prep.pipeline import database, journal, listing, writer
@@ -129,3 +132,29 @@ def test_no_room_for_the_list(tmp_path, videos, data_prep, monkeypatch):
     monkeypatch.setattr(database.sqlite3, "connect", lambda *words, **more: connect(*words, factory=Full, **more))
     status, said = data_prep("folder", "--root", videos, "--out", tmp_path / "out")
     assert status == 2 and "database or disk is full" in said and "TMPDIR" in said and "Traceback" not in said
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import pyarrow as pa
+from data_prep.pipeline import stats
+from vidkd.data import index
+data = index.read(Path(sys.argv[1]))
+sections = [section(data) for section in (stats._head, stats._failures, stats._sizes)]
+print(data.table.nbytes, pa.default_memory_pool().max_memory())
+"""
+
+
+def test_an_index_is_not_copied_to_be_looked_at(tmp_path):
+    """In a process of its own, for the most that Arrow ever held is asked."""
+    n = 60_000
+    texts = {"path": "c/{:090d}.mp4", "checksum": "sha256:{:064x}", "label": "c", "group": "{}", "status": "ok"}
+    texts |= {"reason": "", "split1": "train"}
+    columns = {name: [texts[name].format(i) for i in range(n)] if name in texts else [7] * n for name in index.SCHEMA}
+    schema = pa.schema([*index.SCHEMA.items(), ("split1", pa.string())])
+    table = pa.table(columns | {"split1": ["train"] * n}, schema)
+    index.write(tmp_path, table, ("c",), {"name": "many", "horizontal_flip": "keeps_labels"})
+    words = [sys.executable, "-c", PEAK, str(tmp_path)]
+    size, most = map(int, subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
+    assert most < 2.6 * size, f"{most / 1e6:.1f} MB for a table of {size / 1e6:.1f} MB"

@@ -209,19 +209,25 @@ def read(root: Path) -> Index:
     if outside.num_rows:
         path = outside["path"][0].as_py()
         raise DataError(f"{root}: the index names {path!r}; paths must lie in the folder, and be relative to it")
-    names = pc.replace_substring_regex(table["path"], r"\.[^./]*$", "")
-    if pc.count_distinct(names).as_py() != table.num_rows:
+    if _different_names(table["path"]) != table.num_rows:
         raise DataError(f"{root}: the index names some video twice (names are paths without their suffix)")
     _check_numbers(root, table)
     return Index(root, table, classes, card)
 
 
+def _different_names(paths: pa.ChunkedArray) -> int:
+    """How many different names there are, paths without their suffix."""
+    return pc.count_distinct(pc.replace_substring_regex(paths, r"\.[^./]*$", "")).as_py()
+
+
 def _check_numbers(root: Path, table: pa.Table) -> None:
     """DataError for a video that is said to be ok and to have no frames, no size or no rate."""
-    ok = table.filter(pc.equal(table["status"], "ok"))
+    ok = pc.equal(table["status"], "ok")
     for name in MEASURED:
-        positive = pc.and_(pc.greater(ok[name], 0), pc.is_finite(pc.cast(ok[name], pa.float64())))
-        bad = ok.filter(pc.invert(pc.fill_null(positive, False)))
+        positive = pc.and_(pc.greater(table[name], 0), pc.is_finite(pc.cast(table[name], pa.float64())))
+        bad = table.filter(
+            pc.and_(ok, pc.invert(pc.fill_null(positive, False)))
+        )  # the good ones would be a copy of all
         if bad.num_rows:
             first = bad.slice(0, 1).to_pylist()[0]
             raise DataError(
