@@ -207,6 +207,11 @@ def test_a_network_without_attention_is_a_mistake():
         ga.Method(ga.Config(kind="generative_attention"), bare, network(), 3)
     with pytest.raises(ConfigError, match=r"add teacher.attention"):
         ga.Method(ga.Config(kind="generative_attention"), network(), bare, 3)
+    elsewhere = (
+        r"tiny16 carries no attention in its tap 'late'; add teacher.attention: \{head: gap, taps: \[early, late\]\}"
+    )
+    with pytest.raises(ConfigError, match=elsewhere):
+        ga.Method(ga.Config(kind="generative_attention"), network(), network(taps=("early",)), 3)
 
 
 def test_turns():

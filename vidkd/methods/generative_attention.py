@@ -240,7 +240,9 @@ def _attentions(networks: dict[str, Tapped], tap: str) -> list[attention.Attenti
 def _attention(who: str, tapped: Tapped, tap: str) -> attention.Attention:
     found = attention.of(tapped, tap)
     if found is None:
-        taps = "" if tap == attention.LATE else f", taps: [{', '.join([*attention.every(tapped), tap])}]"
-        where = "" if tap == attention.LATE else f" in its tap {tap!r}"
+        carried = attention.every(tapped)
+        plain = tap == attention.LATE and not carried
+        taps = "" if plain else f", taps: [{', '.join([*carried, tap])}]"
+        where = "" if plain else f" in its tap {tap!r}"
         raise ConfigError(f"{tapped.name} carries no attention{where}; add {who}.attention: {{head: gap{taps}}}")
     return found
