@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from conftest import CONFIGS
 from fdd_pair import gradient_of, made
-from vidkd import config_file, distiller
+from small_run import weights
+from vidkd import config_file, distiller, models, train
 from vidkd.errors import ConfigError
 from vidkd.methods import feature_decoder as fdd
 from vidkd.models import cost
@@ -154,3 +156,18 @@ def test_a_teacher_of_optical_flow_is_drawn_in_its_two_channels():
     (pair,) = trainee.methods[0].compares()
     assert pair.teacher == "input 8x64x64x2" and pair.by.count("x2") == 2
     assert {net.last.out_channels for net in trainee.methods[0].decoders.values()} == {2}
+
+
+def test_decoder_and_projection_learn_in_a_run_and_the_student_leaves_without_them(make):
+    """Section 8.9 and trap 7.4, through the trainer: in optimiser and checkpoint, and not exported."""
+    methods = "[{kind: feature_decoder, form: both}, {kind: feature_consistency, form: both}]"
+    run = make("fmd", f"methods={methods}", "train.steps=2", "train.save_every={steps: 1}")
+    outcome = train.train(run)
+    first, second = (weights(run, step) for step in (1, 2))
+    owned = [name for name in first if name.startswith("methods.")]
+    assert {".".join(name.split(".")[:3]) for name in owned} == {"methods.0.decoders", "methods.1.project"}
+    assert [name for name in owned if torch.equal(first[name], second[name])] == []
+    student = load_file(run.out_dir / "student.safetensors")
+    assert student.keys() == {n.removeprefix("student.net.") for n in second if n.startswith("student.net.")}
+    alone = cost.gmacs(models.build("tiny4", 4), 4, 16)
+    assert outcome["student"]["cost"]["gmacs"] == pytest.approx(alone)
