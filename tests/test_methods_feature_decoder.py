@@ -146,6 +146,20 @@ def test_it_says_the_size_it_draws(faithful):
         assert f"{form}, drawing {t}x{h}x{w}x{c}" in pair.by
 
 
+@pytest.mark.parametrize(
+    ("section", "frames_picked", "pooled"),
+    [
+        ("form: both", True, False),  # the map has 4 of the 8 frames; 16 px are doubled to the 64
+        ("form: spatiotemporal", False, False),
+        ("form: spatiotemporal, doublings: 1", False, True),
+    ],
+)
+def test_it_says_how_the_target_is_brought_to_the_drawing(section, frames_picked, pooled):
+    (pair,) = made(section)[0].methods[0].compares()
+    assert ("; of the target the frames of the same times" in pair.by) is frames_picked
+    assert ("; the target pooled to it" in pair.by) is pooled
+
+
 def test_a_teacher_of_optical_flow_is_drawn_in_its_two_channels():
     flow = "{width: 8, modality: flow}"
     trainee, teacher, batch = made("form: both", student="small_r3d", teacher="small_r3d", teacher_options=flow)

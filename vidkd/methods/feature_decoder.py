@@ -81,6 +81,9 @@ class Method(BaseMethod[Config]):
         target = "input" if self.needs_input else self.config.teacher_tap
         drawn = (f"{form}, drawing {sizes(self._drawn(decoder))}" for form, decoder in self.decoders.items())
         by = f"a decoder ({self.config.upsample}) {' and one '.join(drawn)}"
+        (_, frames, *side), made = self.shapes[1], [self._drawn(decoder) for decoder in self.decoders.values()]
+        by += "; of the target the frames of the same times" * any(shape[1] != frames for shape in made)
+        by += "; the target pooled to it" * any([*shape[2:]] != side for shape in made)
         own, wanted = map(sizes, self.shapes)
         return [Pair(f"{self.config.student_tap} {own}", f"{target} {wanted}", by)]
 
