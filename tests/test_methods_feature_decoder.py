@@ -70,6 +70,36 @@ def test_as_published_it_hardly_moves_the_student_and_by_default_it_does():
     assert shares["false"] > 1e-2
 
 
+@pytest.mark.parametrize("target", ["clip", "teacher_shallow"])
+def test_the_loss_of_both_forms_by_hand(target):
+    """The mean of the two; per frame the even ones of 8 frames; the target averaged over 2 x 2 places."""
+    doublings = {"clip": 1, "teacher_shallow": 0}[target]
+    trainee, teacher, batch = made("form: both", f"target: {target}", f"doublings: {doublings}", "distances: [l1]")
+    seen, student = teacher(batch.seen_by("teacher")), trainee.student(batch.seen_by("student"))
+    whole = seen.video
+    if target == "teacher_shallow":
+        maps = seen.taps["early"].transpose(0, 1)
+        spread = (maps.flatten(1).var(1, correction=0) + 1e-5).sqrt()
+        whole = (maps - maps.flatten(1).mean(1)[:, None, None, None, None]) / spread[:, None, None, None, None]
+        whole = whole.transpose(0, 1)
+    small = sum(whole[..., i::2, j::2] for i in range(2) for j in range(2)) / 4
+    expected = []
+    for form, wanted in (("per_frame", small[:, :, ::2]), ("spatiotemporal", small)):
+        drawn = trainee.methods[0].decoders[form](student.taps["early"], (0, 0, 0))  # the size asked for is no matter
+        expected.append((drawn - wanted).abs().mean())
+    found = trainee.methods[0](batch, student, seen)["l1"]
+    torch.testing.assert_close(found, (expected[0] + expected[1]) / 2)
+
+
+def test_the_defaults_are_those_of_the_specification():
+    """Section 4."""
+    config = fdd.Config(kind="feature_decoder")
+    assert (config.faithful, config.form, config.target, config.upsample) == (False, "per_frame", "clip", "subpixel")
+    assert config.chosen() == ("gram", "l1")
+    assert fdd.Config(kind="feature_decoder", faithful=True).chosen() == ("gram_batch",)
+    assert {config.weight(term, 0) for term in fdd.DISTANCES} == {0.1}
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_half_precision_the_distances_are_those_of_float32(dtype):
     trainee, teacher, batch = made("distances: [gram, l1, gram_batch]")
