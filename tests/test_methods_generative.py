@@ -97,8 +97,9 @@ def test_double_softmax_has_a_floor(classes, floor):
 
 def test_double_softmax_needs_the_logits_of_steps():
     task = recognition.Task(recognition.Config(kind="recognition", loss="step_probabilities"), ("a", "b"))
-    with pytest.raises(ConfigError, match="needs a network with the tap step_logits"):
-        task.losses(BATCH, View(torch.zeros(2, 2), {}))
+    with pytest.raises(ConfigError, match=r"needs a network with the tap step_logits, .*; tiny4 has none: task\.loss="):
+        task.asks(models.build("tiny4", 2))
+    task.asks(models.build("i3d_2d", 2))
 
 
 class TestWhoLearns:
