@@ -8,9 +8,11 @@ import pytest
 import torch
 
 import small_run
+import students
 import tiny_set
 from vidkd import config_file
 from vidkd.config import Run
+from vidkd.taps import Tapped
 
 # Runs that the tests start: as many threads as this process, however the suite was called.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -59,3 +61,15 @@ def make(root: Path, tmp_path: Path) -> Callable[..., Run]:
         return config_file.load(small_run.KD, [*small_run.SMALL, *own, *overrides])
 
     return made
+
+
+@pytest.fixture
+def tapped() -> Tapped:
+    """A small network, untrained."""
+    return students.network()
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tapped: Tapped) -> Path:
+    """The directory that it was written into as a student."""
+    return students.write(tmp_path / "run", tapped)
