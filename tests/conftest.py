@@ -1,6 +1,7 @@
 """What several tests share."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import pytest
 import torch
 
 import small_run
+import students
 import tiny_set
+from fake_runs import fake_bench
 from vidkd import config_file
 from vidkd.config import Run
+from vidkd.taps import Tapped
 
 # Runs that the tests start: as many threads as this process, however the suite was called.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -59,3 +63,29 @@ def make(root: Path, tmp_path: Path) -> Callable[..., Run]:
         return config_file.load(small_run.KD, [*small_run.SMALL, *own, *overrides])
 
     return made
+
+
+@pytest.fixture
+def tapped() -> Tapped:
+    """A small network, untrained."""
+    return students.network()
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tapped: Tapped) -> Path:
+    """The directory that it was written into as a student."""
+    return students.write(tmp_path / "run", tapped)
+
+
+@pytest.fixture(scope="session")
+def grid_and_set(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(directory of a finished bench, data set): read only; a test that breaks something copies it."""
+    base = tmp_path_factory.mktemp("report")
+    root = tiny_set.make(base / "tiny", train=4, test=40)
+    return fake_bench(base / "grid", root, {"student alone": 0.9, "KD & <fmd>": 1.7, "weak": 0.8}), root
+
+
+@pytest.fixture
+def own_grid(grid_and_set: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of that directory."""
+    return Path(shutil.copytree(grid_and_set[0], tmp_path / "grid"))

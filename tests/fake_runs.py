@@ -113,3 +113,12 @@ def fake_bench(out: Path, root: Path, rows: dict[str, float], seeds: tuple[int, 
 def said_cost(cell: grid.Cell, _num_classes: int, _known: dict) -> dict:
     """The cost that the fake run said, in place of a measurement."""
     return json.loads((cell.out / "results.json").read_text())["student"]["cost"]
+
+
+def probed(folder: Path, values: dict[str, float], sizes: dict[int, float]) -> None:
+    """Write what vidkd.probe finds of a run: top-1 by what is done to time, and by size in px."""
+    points = [{"time": t, "frames": 4, "size_px": 16, "primary": "top1", "top1": v, "own_size": True}
+              for t, v in values.items()]  # fmt: skip
+    points += [{"time": "as_is", "frames": 4, "size_px": px, "primary": "top1", "top1": v, "own_size": False}
+               for px, v in sizes.items()]  # fmt: skip
+    (folder / "probe.json").write_text(json.dumps({"weights_sha256": "0", "points": points}))

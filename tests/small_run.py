@@ -17,6 +17,10 @@ SMALL = ("data.clip.frames=8", "data.clip.stride=1", "student.name=tiny4", "stud
          "train.threads=1", "train.save_every={steps: 2}", "train.log_every_steps=1", "optim.warmup=null",
          "data.workers=0", "data.augment.mixup_alpha=0.4", "optim.kind=sgd", "optim.lr=0.05")  # fmt: skip
 
+# Of a teacher whose answers are stored, and a student that is not trained.
+TAUGHT = ("teacher.name=tiny16", "teacher.options={}", "student.name=tiny4", "student.options={}",
+         "teacher.weights=null", "data.workers=0", "data.clip.frames=8")  # fmt: skip
+
 
 def tensors(out: Path, step: int, group: str = "trainee") -> dict[str, Tensor]:
     return load_file(out / "checkpoints" / f"step{step:08d}" / f"{group}.safetensors")

@@ -4,28 +4,16 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
-import students
 import vidkd
 from students import CLASSES, RESULTS, run_of
 from vidkd import config_file, export, models
 from vidkd.errors import DataError
-
-
-@pytest.fixture
-def tapped():
-    return students.network()
-
-
-@pytest.fixture
-def saved(tmp_path, tapped) -> Path:
-    return students.write(tmp_path / "run", tapped)
 
 
 class TestThereAndBack:

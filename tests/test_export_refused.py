@@ -4,27 +4,15 @@ import json
 import os
 import struct
 import time
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
-import students
 import vidkd
 from students import CLASSES, a_card, rewrite
 from vidkd import export, models
 from vidkd.errors import DataError, VidkdError
-
-
-@pytest.fixture
-def tapped():
-    return students.network()
-
-
-@pytest.fixture
-def saved(tmp_path, tapped) -> Path:
-    return students.write(tmp_path / "run", tapped)
 
 
 class TestRefused:

@@ -1,5 +1,6 @@
 """FMC against arithmetic by hand (../shared/methods/fmd.md, sections 2, 3.4 and 8)."""
 
+import json
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from vidkd import config_file, distiller
 from vidkd.methods import feature_consistency as fmc
 from vidkd.methods._maps import at_frames, dead_share
 from vidkd.methods.feature_consistency import consistency_loss, reverse_huber
-from vidkd.types import ClipBatch
+from vidkd.types import ClipBatch, View
 
 FORMS = ["per_frame", "spatiotemporal"]
 MODES = [{"faithful": True}, {"faithful": True, "normalize_size": True}, {"faithful": False}]
@@ -83,9 +84,92 @@ def test_the_faithful_form_against_loops():
                 size = abs(sum(s[:, w].norm() for w in range(4)) / 4 - sum(full[:, w].norm() for w in range(8)) / 8)
                 cos = [s[:, w] @ small[:, w] / (s[:, w].norm() * small[:, w].norm()) for w in range(4)]
                 errors.append(float(size + sum(1 - x for x in cos) / 4))
+    loss = consistency_loss(student, teacher, "per_frame")
+    assert loss.item() == pytest.approx(huber_mean(errors), rel=1e-5)
+
+
+def huber_mean(errors):
     c = 0.6 * max(errors)
-    expected = sum(e if e < c else (e * e + c * c) / (2 * c) for e in errors) / len(errors)
-    assert consistency_loss(student, teacher, "per_frame").item() == pytest.approx(expected, rel=1e-5)
+    return sum(e if e < c else (e * e + c * c) / (2 * c) for e in errors) / len(errors)
+
+
+def test_the_faithful_form_over_time_against_loops():
+    """Vectors over (t, h), one a column; sizes of the teacher's own map, directions of the nearest places."""
+    student, teacher = torch.randn(2, 3, 2, 4, 4), torch.randn(2, 3, 4, 8, 8)
+    errors = []
+    for b in range(2):
+        for c in range(3):
+            s, full = student[b, c], teacher[b, c]
+            small = full[::2, ::2, ::2]
+            size = abs(sum(s[..., w].norm() for w in range(4)) / 4 - sum(full[..., w].norm() for w in range(8)) / 8)
+            cos = [(s[..., w] * small[..., w]).sum() / (s[..., w].norm() * small[..., w].norm()) for w in range(4)]
+            errors.append(float(size + sum(1 - x for x in cos) / 4))
+    loss = consistency_loss(student, teacher, "spatiotemporal")
+    assert loss.item() == pytest.approx(huber_mean(errors), rel=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_default_form_of_whole_maps_against_loops(form):
+    """One vector a map; sizes are root mean squares; directions of the teacher's means over areas (and over time)."""
+    student, teacher = torch.randn(2, 3, 2, 4, 4), torch.randn(2, 3, 4, 8, 8)
+    errors = []
+    for b in range(2):
+        for c in range(3):
+            s, full = student[b, c], teacher[b, c]
+            small = sum(full[:, i::2, j::2] for i in range(2) for j in range(2)) / 4
+            pairs = [(s[t], full[2 * t], small[2 * t]) for t in range(2)]
+            if form == "spatiotemporal":
+                pairs = [(s, full, (small[::2] + small[1::2]) / 2)]
+            for own, theirs, pooled in pairs:
+                size = abs(own.pow(2).mean().sqrt() - theirs.pow(2).mean().sqrt())
+                errors.append(float(size + 1 - (own * pooled).sum() / (own.norm() * pooled.norm())))
+    loss = consistency_loss(student, teacher, form, faithful=False)
+    assert loss.item() == pytest.approx(huber_mean(errors), rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("form", FORMS)
+def test_faint_maps_have_a_direction_too(form, mode):
+    maps = 1e-3 * torch.randn(2, 3, 2, 4, 4)
+    assert consistency_loss(-maps, maps, form, **mode) == pytest.approx(2 * (1 + 0.36) / 1.2, rel=0.01)
+
+
+def a_method(**options):
+    """That of a student of 2 x 4 x 4 x 32 and a teacher of 4 x 6 x 6 x 64, and the views of one batch."""
+    run = config_file.load(REPOSITORY / "configs/motion_fmd.yaml", ["teacher.weights=null", "student.view.frames=4",
+                           f"methods={json.dumps([{'kind': 'feature_consistency', **options}])}"])  # fmt: skip
+    torch.manual_seed(0)
+    trainee, teacher, _ = distiller.build(run, num_classes=4)
+    assert teacher is not None
+    return trainee.methods[0], trainee.student(torch.rand(2, 3, 4, 32, 32)), teacher(torch.rand(2, 3, 8, 48, 48))
+
+
+def test_the_form_both_is_the_mean_of_the_two():
+    method, student, teacher = a_method(form="both")
+    maps = method.project(student.taps["late"]), teacher.taps["late"]
+    expected = (consistency_loss(*maps, "per_frame") + consistency_loss(*maps, "spatiotemporal")) / 2
+    torch.testing.assert_close(method(None, student, teacher)["consistency"], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_the_loss_is_that_of_float32(dtype):
+    method, student, teacher = a_method()
+    taps = {name: maps.to(dtype) for name, maps in student.taps.items()}, teacher.taps
+    views = [View(view.logits, own) for view, own in zip((student, teacher), taps, strict=True)]
+    with torch.autocast("cpu", dtype=dtype):
+        projected = method.project(views[0].taps["late"])
+        assert projected.dtype == dtype
+        loss = method(None, *views)["consistency"]
+    expected = consistency_loss(projected.float(), views[1].taps["late"].float(), "per_frame")
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+
+
+def test_the_defaults_are_those_of_the_specification():
+    """Section 4."""
+    config = fmc.Config(kind="feature_consistency")
+    assert (config.faithful, config.form, config.normalize_size) == (True, "per_frame", False)
+    assert config.weight("consistency", 0) == 0.9
+    assert (fmc.BERHU_SHARE, fmc.COSINE_EPS) == (0.6, 1e-6)
 
 
 def test_the_reverse_huber_is_smooth_where_it_turns():
@@ -147,6 +231,7 @@ def test_a_step_moves_student_and_projection_and_not_the_teacher():
     run = config_file.load(REPOSITORY / "configs/motion_fmd.yaml", overrides)
     trainee, teacher, _ = distiller.build(run, num_classes=4)
     assert teacher is not None
+    assert trainee.methods[0].project.bias is None
     project = trainee.methods[0].project.weight  # from 32 channels to 64
     before = [p.detach().clone() for p in (project, *trainee.student.parameters())]
     frames = run.data.clip.frames

@@ -97,8 +97,9 @@ def test_double_softmax_has_a_floor(classes, floor):
 
 def test_double_softmax_needs_the_logits_of_steps():
     task = recognition.Task(recognition.Config(kind="recognition", loss="step_probabilities"), ("a", "b"))
-    with pytest.raises(ConfigError, match="needs a network with the tap step_logits"):
-        task.losses(BATCH, View(torch.zeros(2, 2), {}))
+    with pytest.raises(ConfigError, match=r"needs a network with the tap step_logits, .*; tiny4 has none: task\.loss="):
+        task.asks(models.build("tiny4", 2))
+    task.asks(models.build("i3d_2d", 2))
 
 
 class TestWhoLearns:
@@ -201,12 +202,65 @@ def test_clips_of_another_length_and_size_are_brought_to_the_teachers(generative
         assert all(torch.isfinite(t) for t in terms.values())
 
 
+class TestGenerativeTerms:
+    """What each form compares, with the modules under test and noise that is known."""
+
+    @pytest.fixture
+    def given(self, monkeypatch):
+        def given(form):
+            method, _, student, teacher = made(generative=form)
+            noise = ga.Noise(*torch.randn(2, 2, 2, 32))
+            monkeypatch.setattr(ga, "draw", lambda _: noise)
+            return method, student, teacher, noise
+
+        return given
+
+    def test_teacher_features(self, given):
+        method, student, teacher, noise = given("teacher_features")
+        own = method.cvae.prior(student.taps["attention"], noise.prior)
+        theirs = method.guide.module.prior(teacher.taps["attention"], noise.prior)
+        found = method(BATCH, student, teacher)["generative"]
+        torch.testing.assert_close(found, (own - theirs).square().mean())
+
+    def test_mixed(self, given):
+        method, student, teacher, noise = given("mixed")
+        maps = student.taps["late"]
+        own = method.cvae.posterior(maps.mean((3, 4)), student.taps["attention"], noise.posterior)[0]
+        theirs = method.head.module(maps)
+        drawn = method.guide.module.posterior(maps.mean((3, 4)), theirs, noise.posterior)[0]
+        found = method(BATCH, student, teacher)["generative"]
+        torch.testing.assert_close(found, (own - drawn).square().mean())
+
+    def test_posterior_kl(self, given):
+        method, student, teacher, _ = given("posterior_kl")
+        code = {
+            who: method.guide.module.encode(view.taps["late"].mean((3, 4)), view.taps["attention"])
+            for who, view in (("student", student), ("teacher", teacher))
+        }
+        q, p = (torch.distributions.Normal(m, (v / 2).exp()) for m, v in (code["teacher"], code["student"]))
+        found = method(BATCH, student, teacher)["generative"]
+        torch.testing.assert_close(found, torch.distributions.kl_divergence(q, p).mean())
+
+
+@pytest.mark.parametrize(
+    ("form", "weight"), [("release", 0.01), ("teacher_features", 0.1), ("mixed", 1.0), ("posterior_kl", 0.1)]
+)
+def test_the_weight_of_each_generative_term(form, weight):
+    """Section 4: beta, 1 and, published, 0.01; posterior_kl is ours."""
+    assert ga.Config(kind="generative_attention", generative=form).weight("generative", 0) == weight
+
+
 def test_a_network_without_attention_is_a_mistake():
     bare = models.build("tiny4", 3)
     with pytest.raises(ConfigError, match=r"tiny4 carries no attention; add student.attention: \{head: gap\}"):
         ga.Method(ga.Config(kind="generative_attention"), bare, network(), 3)
     with pytest.raises(ConfigError, match=r"add teacher.attention"):
         ga.Method(ga.Config(kind="generative_attention"), network(), bare, 3)
+    elsewhere = (
+        r"tiny16 carries no attention in its tap 'late'; add teacher.attention: \{head: gap, taps: \[early, late\]\}"
+    )
+    with pytest.raises(ConfigError, match=elsewhere):
+        ga.Method(ga.Config(kind="generative_attention"), network(), network(taps=("early",)), 3)
 
 
 def test_turns():

@@ -35,7 +35,7 @@ def test_sizes_adapters_and_hours(root):
     )
     assert re.search(
         r"feature_decoder +[\d,]+ +0\.\d{3} +early 8x16x16x8 +input 8x48x48x3\n"
-        r" +joined by a decoder \(subpixel\) per_frame, drawing 8x32x32x3\n",
+        r" +joined by a decoder \(subpixel\) per_frame, drawing 8x32x32x3; the target pooled to it\n",
         text,
     )
     assert max(map(len, text.splitlines())) <= plan.WIDTH
@@ -119,6 +119,18 @@ def test_methods_dearer_than_the_teacher_are_named_with_what_is_cheaper(root):
 def test_the_attention_has_no_rows_and_columns(root):
     words = ["student.attention={head: gap}", "teacher.attention={head: gap}"]
     assert re.search(r"attention \[T, C\] +4x32 +4x64\n", said(root, *words, "methods=[{kind: generative_attention}]"))
+
+
+def test_what_joins_attentions_and_features_of_other_sizes_is_said(root):
+    words = ["student.attention={head: gap}", "teacher.attention={head: gap}", "student.view={size_px: 32, frames: 4}"]
+    text = " ".join(said(root, *words, "methods=[{kind: generative_attention, generative: mixed}]").split())
+    assert (
+        "joined by a linear map of channels, sigmoid, the student's 2 samples of time interpolated to 4 late, attention"
+    ) in text
+    assert "joined by a CVAE: mixed, the student's maps brought from 2x4x4 to 4x6x6" in text
+    same = ["student.options={}", "student.view={size_px: 48}", "methods=[{kind: generative_attention}]"]
+    text = said(root, *words[:2], *same)
+    assert "joined by nothing: the same channels and length\n" in text and "joined by a CVAE: release\n" in text
 
 
 def test_each_network_that_lacks_an_attention_is_named_with_what_adds_it(root):

@@ -6,11 +6,12 @@ from functools import cache
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
 
 import tiny_set
 from conftest import CONFIGS, REPOSITORY
 from data_prep import __main__ as data_prep
-from vidkd import config_file, models, train
+from vidkd import config_file, distiller, models, train
 from vidkd.bench import grid
 from vidkd.models import attention, cost
 
@@ -60,10 +61,16 @@ def test_d14_it_trains_a_step_and_evaluates(shipped, clips_root, tmp_path, reque
         ]
     if run.teacher is not None and run.teacher.cache is not None:
         smaller += [f"teacher.cache={{views: 1, dir: {tmp_path / 'cache'}}}"]
-    outcome = train.train(config_file.load(shipped, smaller))
+    small = config_file.load(shipped, smaller)
+    outcome = train.train(small)
     assert outcome["student"]["protocol"]["network"] == run.student.name
     assert outcome["student"]["n_videos"] == len(list(clips_root.glob(f"{run.data.test}_*.mp4")))
-    assert (tmp_path / "run" / "student.safetensors").exists()
+    # the student, and nothing that a method trained beside it
+    network, _ = distiller.build_network(small.student, len(tiny_set.CLASSES), small.data.clip.frames)
+    assert load_file(tmp_path / "run" / "student.safetensors").keys() == network.net.state_dict().keys()
+    assert outcome["student"]["cost"]["parameters"] == cost.parameters(network.net)
+    assert network.clip is not None
+    assert outcome["student"]["cost"]["gmacs"] == pytest.approx(cost.gmacs(network, *network.clip))
 
 
 @pytest.mark.parametrize("path", DETECTORS, ids=lambda p: p.stem)

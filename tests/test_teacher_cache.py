@@ -12,19 +12,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.nn.functional import cosine_similarity
 
-import tiny_set
-from conftest import CONFIGS, REPOSITORY
+from conftest import REPOSITORY
+from small_run import KD, TAUGHT
 from vidkd import cache, config_file, distiller, distributed, teacher_cache, teacher_store
 from vidkd.data import index
 from vidkd.errors import ConfigError, DataError
 from vidkd.methods._base import BaseMethod
 
-KD = next(p for p in CONFIGS if p.stem == "motion_kd")
-SMALL = ("teacher.name=tiny16", "teacher.options={}", "student.name=tiny4", "student.options={}",
-         "teacher.weights=null", "data.workers=0", "data.clip.frames=8")  # fmt: skip
 CPU = torch.device("cpu")
 
 
@@ -39,11 +36,6 @@ class Reads(BaseMethod):
         return self.taps
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tiny_set.make(tmp_path_factory.mktemp("set") / "tiny")
-
-
 @pytest.fixture
 def opened(root, tmp_path, monkeypatch):
     """Opens the cache of a small run; also what it said and how often the teacher was asked."""
@@ -53,7 +45,7 @@ def opened(root, tmp_path, monkeypatch):
         text = ", ".join(
             f"{k}: {v}" for k, v in {"views": 2, "dtype": "fp32", "dir": tmp_path / "cache", **section}.items()
         )
-        run = config_file.load(KD, [*SMALL, f"data.root={root}", f"teacher.cache={{{text}}}"])
+        run = config_file.load(KD, [*TAUGHT, f"data.root={root}", f"teacher.cache={{{text}}}"])
         data_set = index.read(run.data.root)
         torch.manual_seed(0)
         _, teacher, _ = distiller.build(run, len(data_set.classes))
@@ -211,68 +203,11 @@ def test_int8_by_hand():
 
 def test_what_depends_on_the_batch_is_not_cached():
     section = "teacher.cache={views: 1}"
-    attended = config_file.load(KD, [*SMALL, section, "teacher.attention={head: gap, reweight: parity}"])
+    attended = config_file.load(KD, [*TAUGHT, section, "teacher.attention={head: gap, reweight: parity}"])
     with pytest.raises(ConfigError, match="depends on the others of its batch"):
         teacher_cache.check(attended)
     with pytest.raises(ConfigError, match="holds single clips"):
-        teacher_cache.check(config_file.load(KD, [*SMALL, section, "data.augment.mixup_alpha=0.2"]))
-
-
-def test_a_published_loss_is_not_computed_on_pooled_maps():
-    section, other = "teacher.cache={views: 1, pool: [2, 1, 1]}", "{kind: logits}, {kind: feature_consistency"
-    with pytest.raises(ConfigError, match=r"methods\.1 \(feature_consistency\) would be another loss"):
-        teacher_cache.check(config_file.load(KD, [*SMALL, section, f"methods=[{other}}}]"]))
-    teacher_cache.check(config_file.load(KD, [*SMALL, section, f"methods=[{other}, faithful: false}}]"]))
-    teacher_cache.check(config_file.load(KD, [*SMALL, "teacher.cache={views: 1}", f"methods=[{other}}}]"]))
-
-
-def test_another_frame_rate_or_draw_is_another_cache(root):
-    def key(*words):
-        run = config_file.load(KD, [*SMALL, f"data.root={root}", "teacher.cache={views: 1}", *words])
-        return teacher_cache.cache_key(run, index.read(root))
-
-    assert key() == key("optim.lr=0.5")
-    assert key() != key("data.fps=5")
-    tap = "teacher.taps.late2={path: late, listen: input}"
-    assert key() != key(tap) != key(tap.replace("input", "output"))
-    assert key() != key("seed=1")  # no weights: the teacher is drawn by the seed
-
-
-@pytest.mark.parametrize(
-    "word",
-    [
-        "data.seed=5", "data.short=hold", "data.clip.stride=3", "data.clip.frames=4", "data.decoder=pyav",
-        "data.augment.flip=0.25", "data.augment.crop_scale=[0.4, 0.9]", "data.augment.color_jitter=0.33",
-        "data.augment.randaugment={}", "data.train=val", "teacher.name=tiny4", "teacher.view.size_px=24",
-        "teacher.view.frames=4", "teacher.view.degrade.noise_std=0.1", "teacher.attention={head: gap}",
-        "teacher.mixed_precision=bf16", "teacher.cache.dtype=int8", "teacher.cache.pool=[1, 1, 1]",
-        "teacher.weights=WEIGHTS", "data.root=OTHER",
-    ],
-)  # fmt: skip
-def test_whatever_the_answers_depend_on_is_in_the_key(root, tmp_path, word):
-    weights, other = tmp_path / "weights.safetensors", tmp_path / "other"
-    save_file({"x": torch.zeros(1)}, weights)
-    shutil.copytree(root, other)
-    index_file = other / "index.csv"
-    index_file.write_text(index_file.read_text().replace("sha256:", "sha256:0", 1))
-
-    def key(*words):
-        section = "teacher.cache={views: 1, dtype: fp16}"
-        run = config_file.load(KD, [*SMALL, f"data.root={root}", section, *words])
-        return teacher_cache.cache_key(run, index.read(run.data.root))
-
-    assert key() != key(word.replace("WEIGHTS", str(weights)).replace("OTHER", str(other)))
-    for free in ("student.view.size_px=16", "teacher.cache.views=3", "teacher.cache.taps=[late]", "train.batch_size=2"):
-        assert key() == key(free)  # a grid's runs share one cache
-
-
-def test_other_weights_in_the_same_file_are_another_cache(root, tmp_path):
-    weights, keys = tmp_path / "weights.safetensors", []
-    for value in (0.0, 1.0):
-        save_file({"x": torch.full((1,), value)}, weights)
-        words = [*SMALL, f"data.root={root}", "teacher.cache={views: 1}", f"teacher.weights={weights}"]
-        keys.append(teacher_cache.cache_key(config_file.load(KD, words), index.read(root)))
-    assert keys[0] != keys[1]
+        teacher_cache.check(config_file.load(KD, [*TAUGHT, section, "data.augment.mixup_alpha=0.2"]))
 
 
 def test_a_tap_that_is_not_there(opened):
@@ -282,7 +217,7 @@ def test_a_tap_that_is_not_there(opened):
 
 def test_the_command(root, tmp_path, capsys):
     section = f"teacher.cache={{views: 1, taps: [late], dir: {tmp_path}}}"
-    words = [str(KD), *SMALL, f"data.root={root}", "teacher.allow_weak=true", section]
+    words = [str(KD), *TAUGHT, f"data.root={root}", "teacher.allow_weak=true", section]
     assert cache.main(words) == 0
     assert "1 of 1 shards to build" in capsys.readouterr().out
     assert cache.main(words) == 0
@@ -295,7 +230,7 @@ def test_the_command(root, tmp_path, capsys):
 def test_two_processes_build_what_one_does(root, tmp_path):
     def words(folder):
         section = f"teacher.cache={{views: 3, taps: [late], dir: {tmp_path / folder}}}"
-        return [str(KD), *SMALL, f"data.root={root}", "teacher.allow_weak=true", section]
+        return [str(KD), *TAUGHT, f"data.root={root}", "teacher.allow_weak=true", section]
 
     assert cache.main(words("one")) == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "vidkd.cache"]

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from vidkd import models
@@ -51,6 +52,16 @@ def test_the_gap_head_takes_any_clip(frames, side):
     lam = GapHead(64)(torch.rand(2, 64, frames, side, side))
     assert lam.shape == (2, 64, frames)
     assert lam.min() > 0 and lam.max() < 1
+
+
+def test_the_gap_head_by_hand():
+    torch.manual_seed(0)
+    head, features = GapHead(64), torch.rand(2, 64, 5, 3, 4)
+    state = head.state_dict()
+    x = F.conv1d(features.mean((3, 4)), state["squeeze.0.weight"], state["squeeze.0.bias"])
+    x = F.relu(F.group_norm(x, 16, state["squeeze.1.weight"], state["squeeze.1.bias"]))
+    lam = torch.sigmoid(F.conv1d(x, state["excite.weight"], state["excite.bias"], padding=1))
+    torch.testing.assert_close(head(features), lam)
 
 
 def test_the_parity_head_takes_one_shape():

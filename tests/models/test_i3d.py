@@ -43,6 +43,13 @@ def test_costs_and_shapes(name):
     assert (shapes["middle"], shapes["late"]) == ((832, 64, 6, 6), (1024, 32, 3, 3))
 
 
+def test_batch_norm_is_that_of_the_ported_weights():
+    with torch.device("meta"):
+        norms = [m for m in models.build("i3d", 5).modules() if isinstance(m, torch.nn.BatchNorm3d)]
+    assert len(norms) == 57
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.01)}
+
+
 @pytest.mark.parametrize(
     ("n", "kernel", "stride", "front", "behind"),
     [

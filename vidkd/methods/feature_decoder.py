@@ -29,6 +29,7 @@ Distance = Literal["gram_batch", "gram", "l1"]
 Upsample = Literal["subpixel", "interp"]
 Grid = tuple[int, int, int]  # t, h, w
 Shape = tuple[int, int, int, int]  # c, t, h, w
+VARIANCE_EPS = 1e-5  # that of batch normalisation
 LAST_LAYER_SCALE = 0.1  # of He's: at full scale the Gram gradient starts at 100 to 100,000 times the label loss's
 
 
@@ -80,6 +81,9 @@ class Method(BaseMethod[Config]):
         target = "input" if self.needs_input else self.config.teacher_tap
         drawn = (f"{form}, drawing {sizes(self._drawn(decoder))}" for form, decoder in self.decoders.items())
         by = f"a decoder ({self.config.upsample}) {' and one '.join(drawn)}"
+        (_, frames, *side), made = self.shapes[1], [self._drawn(decoder) for decoder in self.decoders.values()]
+        by += "; of the target the frames of the same times" * any(shape[1] != frames for shape in made)
+        by += "; the target pooled to it" * any([*shape[2:]] != side for shape in made)
         own, wanted = map(sizes, self.shapes)
         return [Pair(f"{self.config.student_tap} {own}", f"{target} {wanted}", by)]
 
@@ -99,7 +103,7 @@ class Method(BaseMethod[Config]):
         assert target is not None
         target = target.detach().float()
         if not self.needs_input:
-            target = F.batch_norm(target, None, None, training=True)  # each channel to mean 0 and variance 1
+            target = standardised(target)
         found: dict[str, list[Tensor]] = {distance: [] for distance in self.config.chosen()}
         for form, decoder in self.decoders.items():
             wanted = (
@@ -174,7 +178,7 @@ def _target_shape(config: Config, teacher: Tapped) -> Shape:
         return map_shape(teacher, config.teacher_tap)
     assert teacher.clip is not None
     frames, side = teacher.clip
-    return 3, frames, side, side
+    return len(teacher.input.mean), frames, side, side
 
 
 def _decoder(config: Config, form: SingleForm, shape: Shape, target: Shape) -> Decoder:
@@ -193,6 +197,13 @@ def _decoder(config: Config, form: SingleForm, shape: Shape, target: Shape) -> D
 
 def _doublings(ratio: float) -> int:
     return max(math.floor(math.log2(ratio)), 0)
+
+
+def standardised(maps: Tensor) -> Tensor:
+    """[B, C, T, H, W] -> the same with each channel at mean 0 and variance 1 over the batch; all 0 if constant."""
+    axes = (0, 2, 3, 4)
+    spread = (maps.var(axes, correction=0, keepdim=True) + VARIANCE_EPS).sqrt()
+    return (maps - maps.mean(axes, keepdim=True)) / spread
 
 
 def subpixel(x: Tensor, step: Grid) -> Tensor:

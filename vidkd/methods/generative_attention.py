@@ -71,7 +71,8 @@ class Method(BaseMethod[Config]):
         own, *others = _attentions(networks, config.tap)
         theirs = others[0] if others else None
         self.distils = theirs is not None
-        channels, _, h, w = (theirs or own).shape  # the student's features are brought to the teacher's grid
+        self.shapes = own.shape, (theirs or own).shape
+        channels, _, h, w = self.shapes[1]  # the student's features are brought to the teacher's grid
         self.size = (h, w)
         self.cvae = CVAE(channels, config.spatial, self.size)
         self.match = Match(own.shape[0], channels) if own.shape[0] != channels else None
@@ -98,9 +99,14 @@ class Method(BaseMethod[Config]):
         heard = f"{self.config.tap}, {self.lam_tap}"
         if not self.distils:
             return [Pair(heard, "", "a CVAE of its own")]
-        by = "a linear map of channels, sigmoid" if self.match else "nothing: the same channels"
-        drawn = [] if self.guide is None else [Pair(heard, "its CVAE", f"a CVAE: {self.config.generative}")]
-        return [Pair(self.lam_tap, self.lam_tap, by), *drawn]
+        (_, *grid), (_, *wanted) = self.shapes
+        steps = ["a linear map of channels, sigmoid"] * (self.match is not None)
+        steps += [f"the student's {grid[0]} samples of time interpolated to {wanted[0]}"] * (grid[0] != wanted[0])
+        pairs = [Pair(self.lam_tap, self.lam_tap, ", ".join(steps) or "nothing: the same channels and length")]
+        if self.guide is not None:
+            brought = f", the student's maps brought from {_times(grid)} to {_times(wanted)}" * (grid != wanted)
+            pairs.append(Pair(heard, "its CVAE", f"a CVAE: {self.config.generative}{brought}"))
+        return pairs
 
     def learns(self, name: str, step: int) -> bool:
         if self.config.turn is None:
@@ -227,6 +233,10 @@ def fit(x: Tensor, frames: int, size: tuple[int, ...] = ()) -> Tensor:
     return F.interpolate(x, size=(frames, *size), mode="trilinear" if size else "linear", align_corners=False)
 
 
+def _times(grid: list[int]) -> str:
+    return "x".join(map(str, grid))
+
+
 def _attentions(networks: dict[str, Tapped], tap: str) -> list[attention.Attention]:
     """That of each network, by the name of its section; ConfigError for all that carry none."""
     found, mistakes = [], Mistakes()
@@ -240,7 +250,9 @@ def _attentions(networks: dict[str, Tapped], tap: str) -> list[attention.Attenti
 def _attention(who: str, tapped: Tapped, tap: str) -> attention.Attention:
     found = attention.of(tapped, tap)
     if found is None:
-        taps = "" if tap == attention.LATE else f", taps: [{', '.join([*attention.every(tapped), tap])}]"
-        where = "" if tap == attention.LATE else f" in its tap {tap!r}"
+        carried = attention.every(tapped)
+        plain = tap == attention.LATE and not carried
+        taps = "" if plain else f", taps: [{', '.join([*carried, tap])}]"
+        where = "" if plain else f" in its tap {tap!r}"
         raise ConfigError(f"{tapped.name} carries no attention{where}; add {who}.attention: {{head: gap{taps}}}")
     return found

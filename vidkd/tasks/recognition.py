@@ -47,13 +47,16 @@ class Task(BaseTask[Config]):
             raise ConfigError(
                 f"the task recognition needs one answer a clip; {student.name} detects: task.kind=detection"
             )
+        if self.config.loss == "step_probabilities" and "step_logits" not in student.taps:
+            raise ConfigError(
+                f"task.loss: step_probabilities needs a network with the tap step_logits, such as i3d; {student.name} "
+                "has none: task.loss=mean_logit"
+            )
 
     def losses(self, batch: ClipBatch, student: View) -> dict[str, Tensor]:
         target = batch.label if batch.target is None else batch.target.float()
         logits = student.logits.float()
         if self.config.loss == "step_probabilities":
-            if "step_logits" not in student.taps:
-                raise ConfigError("task.loss: step_probabilities needs a network with the tap step_logits, such as i3d")
             logits = step_probabilities(student.taps["step_logits"].float())
         return {"label": F.cross_entropy(logits, target, label_smoothing=self.config.label_smoothing)}
 
