@@ -1,6 +1,7 @@
 """Generative attention distillation: counts, losses by hand, and who learns from what."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -233,6 +234,8 @@ class TestGenerativeTerms:
 
     def test_posterior_kl(self, given):
         method, student, teacher, _ = given("posterior_kl")
+        far = {name: 50 * tap for name, tap in teacher.taps.items()}  # or either direction would have the same divergence
+        teacher = replace(teacher, taps=far)
         code = {
             who: method.guide.module.encode(view.taps["late"].mean((3, 4)), view.taps["attention"])
             for who, view in (("student", student), ("teacher", teacher))
@@ -240,6 +243,7 @@ class TestGenerativeTerms:
         q, p = (torch.distributions.Normal(m, (v / 2).exp()) for m, v in (code["teacher"], code["student"]))
         found = method(BATCH, student, teacher)["generative"]
         torch.testing.assert_close(found, torch.distributions.kl_divergence(q, p).mean())
+        assert not torch.isclose(found, torch.distributions.kl_divergence(p, q).mean(), rtol=0.01)
 
 
 @pytest.mark.parametrize(
