@@ -234,7 +234,8 @@ class TestGenerativeTerms:
 
     def test_posterior_kl(self, given):
         method, student, teacher, _ = given("posterior_kl")
-        far = {name: 50 * tap for name, tap in teacher.taps.items()}  # or either direction would have the same divergence
+        # Far from the student's, or either direction would have the same divergence
+        far = {name: 50 * tap for name, tap in teacher.taps.items()}
         teacher = replace(teacher, taps=far)
         code = {
             who: method.guide.module.encode(view.taps["late"].mean((3, 4)), view.taps["attention"])
