@@ -225,9 +225,7 @@ def _check_numbers(root: Path, table: pa.Table) -> None:
     ok = pc.equal(table["status"], "ok")
     for name in MEASURED:
         positive = pc.and_(pc.greater(table[name], 0), pc.is_finite(pc.cast(table[name], pa.float64())))
-        bad = table.filter(
-            pc.and_(ok, pc.invert(pc.fill_null(positive, False)))
-        )  # the good ones would be a copy of all
+        bad = table.filter(pc.and_(ok, pc.invert(pc.fill_null(positive, False))))  # the good ones: a copy of all
         if bad.num_rows:
             first = bad.slice(0, 1).to_pylist()[0]
             raise DataError(
