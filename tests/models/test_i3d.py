@@ -71,6 +71,32 @@ def test_same_padding_of_an_axis(n, kernel, stride, front, behind):
         assert x[0, 0, front : front + n, 0, 0].eq(1).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kernel", "stride"), [((1, 3, 3), (1, 1, 1)), ((3, 3, 3), (1, 1, 1)), ((1, 3, 3), (1, 2, 2)),
+                                            ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2))])  # fmt: skip
+@pytest.mark.parametrize("grid", [(1, 1, 1), (2, 5, 3), (4, 7, 8), (5, 14, 9)])
+def test_without_a_gradient_the_pool_gives_the_same_maxima(grid, kernel, stride, dtype):
+    pool, x = i3d.Pool(kernel, stride), torch.randn(2, 3, *grid).relu().to(dtype)
+    learned = pool(x.clone().requires_grad_())
+    assert torch.equal(pool(x), learned)
+    padded, padding = i3d.pad_same(x, kernel, stride)
+    assert torch.equal(learned, F.max_pool3d(padded, kernel, stride, padding))
+    assert learned.shape[2:] == tuple(-(-n // s) for n, s in zip(grid, stride, strict=True))
+
+
+def test_what_does_not_learn_pools_without_looking_for_places(monkeypatch):
+    def places(*args):
+        raise AssertionError("max_pool3d, which also looks for places, was called")
+
+    monkeypatch.setattr(i3d.F, "max_pool3d", places)
+    pool, x = i3d.Pool((3, 3, 3)), torch.rand(1, 2, 4, 5, 5)
+    pool(x)
+    with torch.no_grad():
+        pool(x.clone().requires_grad_() * 1)
+    with pytest.raises(AssertionError, match="max_pool3d"):
+        pool(x.requires_grad_())
+
+
 @pytest.mark.parametrize("frames", [8, 2, 1])
 def test_head_is_the_published_one_at_224_px(frames):
     """AvgPool 2 x 7 x 7 at stride 1, logits, and their mean over the steps."""
