@@ -20,10 +20,10 @@ from vidkd.models import i3d
 OURS = i3d.Pool.forward
 
 
-def with_places(pool: i3d.Pool, x: torch.Tensor) -> torch.Tensor:
+def with_places(self: i3d.Pool, x: torch.Tensor) -> torch.Tensor:
     """What the pool did, and still does where something learns."""
-    x, padding = i3d.pad_same(x, pool.kernel, pool.stride)
-    return F.max_pool3d(x, pool.kernel, pool.stride, padding)
+    x, padding = i3d.pad_same(x, self.kernel, self.stride)
+    return F.max_pool3d(x, self.kernel, self.stride, padding)
 
 
 def main() -> None:
