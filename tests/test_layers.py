@@ -24,7 +24,7 @@ LAYERS = [
     {"config"},
     {"config_file"},
     {"data", "distiller", "checkpoint", "card"},
-    {"log", "run_dir", "export", "evaluation", "teacher_store", "processes"},
+    {"log", "run_dir", "export", "evaluation", "teacher_store", "teacher_scores", "processes"},
     {"teacher_cache", "preflight", "results", "trained", "guard", "outcome", "bottleneck", "sliding"},
     {"stepping", "streams"},
     {"trainer"},

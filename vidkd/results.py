@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow.csv
 import torch
 from torch import nn
 
-from vidkd import checkpoint, config_file, distributed, evaluation
+from vidkd import checkpoint, config_file, distributed, evaluation, teacher_scores
 from vidkd.config import Run
 from vidkd.data import clips
 from vidkd.data.index import Index, Part
@@ -32,32 +32,54 @@ def evaluate(
     out: Path,
     training_s: float | None = None,
     bottleneck: str = "",
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Score `part_name`, write config.yaml, the predictions and results.json into `out`, and return the results.
 
     Nothing is written before all is scored, and results.json last: where it is, the rest is and belongs to it.
 
-    `training_s` is what the training took and `bottleneck` what it waited for, where this evaluation ends one.
+    `training_s` is what the training took and `bottleneck` what it waited for, where this evaluation ends one. `say`
+    hears, on the first process, where the teacher's answers were kept or whose were used (teacher_scores).
     """
     device = next(student.parameters()).device
     part = clips.part_of(index, run, task, part_name)
+    bare = {"student": student} | ({"teacher": teacher.tapped} if teacher is not None else {})
+    protocols = {
+        who: evaluation.protocol(run, index, task, part_name, who, checksum(network)) for who, network in bare.items()
+    }
     networks: dict[str, nn.Module] = {"student": student}
-    if teacher is not None:
+    known, kept_at = None, teacher_scores.place(run, protocols["teacher"]) if teacher is not None else None
+    if kept_at is not None:
+        known = distributed.from_first(lambda: teacher_scores.read(kept_at))
+    if teacher is not None and known is None:
         networks["teacher"] = teacher
     scores = evaluation.score(networks, task.keep, run, part, device, progress=f"scoring {part_name}")
+    if known is not None:
+        scores["teacher"] = known
     results: dict[str, Any] = {"name": run.name, "seed": run.seed, "training_s": training_s}
     results |= {"bottleneck": bottleneck} if bottleneck else {}
-    for who in networks:
+    for who, network in bare.items():
         section = run.student if who == "student" else run.teacher
         assert section is not None
-        network = student if who == "student" else teacher.tapped  # pyright: ignore[reportOptionalMemberAccess]
-        protocol = evaluation.protocol(run, index, task, part_name, who, len(scores[who].ids), checksum(network))
         cost = measure(network, section.view.frames or run.data.clip.frames, section.view.size_px)
-        results[who] = side(task, scores[who], protocol, cost)
+        results[who] = side(task, scores[who], protocols[who], cost)
     if teacher is not None:
         results["agreement"] = task.agreement(scores["teacher"], scores["student"])
     write(out, run, part, task, results, scores)
+    if kept_at is not None and distributed.rank() == 0:
+        say(_kept(kept_at, scores["teacher"], known))
     return results
+
+
+def _kept(path: Path, scored: Scored, known: Scored | None) -> str:
+    """Keep the teacher's answers if they are new; what to say of it. A full disk is no reason to lose an evaluation."""
+    if known is not None:
+        return f"the teacher was not scored again: its answers are those of {path}"
+    try:
+        teacher_scores.keep(path, scored)
+    except OSError as error:
+        return f"{path}: the teacher's answers could not be kept for other runs ({error.strerror})"
+    return f"the teacher's answers are kept for other runs: {path}"
 
 
 def side(task: BaseTask, scored: Scored, protocol: dict[str, Any], cost: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def _kept(stream: Stream, part: Part, device: torch.device) -> Scored:
 
 def _side(stream: Stream, part_name: str, scored: Scored) -> dict[str, Any]:
     run, weights = stream.run, results.checksum(stream.network)
-    protocol = evaluation.protocol(run, stream.index, stream.task, part_name, "student", len(scored.ids), weights)
+    protocol = evaluation.protocol(run, stream.index, stream.task, part_name, "student", weights)
     frames = run.student.view.frames or run.data.clip.frames
     cost = results.measure(stream.network, frames, run.student.view.size_px)
     return results.side(stream.task, scored, protocol, cost)
