@@ -12,8 +12,8 @@ from vidkd import config_file, evaluation, results, teacher_scores, train
 from vidkd.errors import DataError
 from vidkd.tasks._base import Scored
 
-ONE_STEP = ("train.epochs=null", "train.steps=1", "train.batch_size=8", "optim.warmup=null", "train.save_every={steps: 1}",
-            "data.augment.mixup_alpha=0", "teacher.allow_weak=true", "seed=3")  # fmt: skip
+ONE_STEP = ("train.epochs=null", "train.steps=1", "train.batch_size=8", "optim.warmup=null", "seed=3",
+            "train.save_every={steps: 1}", "data.augment.mixup_alpha=0", "teacher.allow_weak=true")  # fmt: skip
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ a CONFIG. More views, another size:
 
     python -m vidkd.evaluate runs/ucf101_kd data.test_views.clips=10 data.test_views.crops=3
 
-With --stream, several detectors (of RGB and of optical flow) are scored as one, and each alone: every one sees the data
-set of its own run, and the mean of their raw answers is decoded. KEY=VALUE holds for all of them.
+With --stream, several networks (of RGB and of optical flow) are scored as one, and each alone: every one sees the data
+set of its own run. Of detectors the mean of their raw answers is decoded; of recognisers the probabilities are averaged
+(task.fusion=step_probabilities: the official code's rule). KEY=VALUE holds for all of them.
 
     python -m vidkd.evaluate runs/thumos14_teacher --stream runs/thumos14_flow_teacher
 """

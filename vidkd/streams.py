@@ -1,7 +1,7 @@
 """Several trained networks that answer as one: an RGB and a flow stream, each scored on its own data set of the same
-videos, their raw answers averaged before anything is decoded.
+videos, their raw answers joined by the task (`fused`) before anything is decoded.
 
-Source: Lin et al. (AFSD), CVPR 2021, section 4.1, whose RGB and flow detectors are fused so.
+Sources: Lin et al. (AFSD), CVPR 2021, section 4.1, for detectors; for recognisers the two rules of their task.
 """
 
 from dataclasses import dataclass

@@ -112,23 +112,31 @@ def test_killed_at_twenty_random_moments(tmp_path, make_video, data_prep, tree, 
     root, out = tmp_path / "videos", tmp_path / "killed"
     for i in range(100):
         make_video(root / "a" / f"{i}.mp4", frames=60, size="320x240")
-    words = ["folder", "--root", str(root), "--frames", form, "--out", str(out), "--workers", "2"]
-    journal = out / ".journal.jsonl"
-    size = lambda: journal.stat().st_size if journal.exists() else 0  # noqa: E731
+    words = ["folder", "--root", str(root), "--frames", form, "--workers", "2", "--out"]
+    start = lambda to: subprocess.Popen([sys.executable, "-m", "data_prep", *words, str(to)], start_new_session=True)  # noqa: E731
+    journal = lambda to: to / ".journal.jsonl"  # noqa: E731
+    size = lambda: journal(out).stat().st_size if journal(out).exists() else 0  # noqa: E731
+
+    began, process = time.monotonic(), start(tmp_path / "calm")
+    while not journal(tmp_path / "calm").exists() and process.poll() is None:
+        time.sleep(0.005)
+    to_start = time.monotonic() - began
+    assert process.wait() == 0
+    at_it = time.monotonic() - began - to_start
+
     random, at_work = Random(0), 0
     for turn in range(20):
-        process = subprocess.Popen([sys.executable, "-m", "data_prep", *words], start_new_session=True)
-        before = size()
+        process, before = start(out), size()
         while turn % 2 and size() == before and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(random.uniform(0, 0.3) if turn % 2 else random.uniform(0.2, 2.5))
-        at_work += size() > before and process.poll() is None
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, at_it / 25) if turn % 2 else random.uniform(0, to_start))
+        assert process.poll() is None, "there was nothing left to kill"
+        at_work += size() > before
         # The command, or all of its processes: the first leaves workers that are still writing.
         (os.kill if random.random() < 0.5 else os.killpg)(process.pid, signal.SIGKILL)
         process.wait()
     assert at_work >= 5 and not (out / "index.csv").exists()
-    assert data_prep(*words)[0] == 0
-    assert data_prep("folder", "--root", root, "--frames", form, "--out", tmp_path / "calm")[0] == 0
+    assert data_prep(*words, out)[0] == 0
     assert tree(out) == tree(tmp_path / "calm")
 
 

@@ -35,6 +35,18 @@ class Scored:
     kept: dict[str, Sequence[Tensor]]  # name -> N times [V, ...]; V differs where windows slide over whole videos
 
 
+def same_videos(streams: Sequence[Scored]) -> Scored:
+    """The first of several networks' answers. DataError unless all are to the same videos, in the same order."""
+    first = streams[0]
+    if any(stream.ids != first.ids for stream in streams):
+        every = [set(stream.ids) for stream in streams]
+        alone = sorted(set.union(*every) - set.intersection(*every))
+        raise DataError(
+            f"streams of other videos cannot be joined; {(alone or first.ids)[0]!r} is not in all, or elsewhere"
+        )
+    return first
+
+
 @dataclass(frozen=True, slots=True)
 class Answers:
     """A network's answers to N videos, as a figure that can be computed again of any of them: what intervals of a mean

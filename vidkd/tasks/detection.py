@@ -20,7 +20,7 @@ from vidkd.errors import ConfigError, DataError
 from vidkd.models import detector
 from vidkd.taps import Tapped
 from vidkd.tasks import _boundary_contrast, _detection_losses, _detections
-from vidkd.tasks._base import Answers, BaseTask, Scored, TaskSection
+from vidkd.tasks._base import Answers, BaseTask, Scored, TaskSection, same_videos
 from vidkd.tasks._detection_figures import TIOU, Truth, figures, matched, thresholds
 from vidkd.tasks._detection_file import ASKS_FOR, add_score_arguments, class_line, score_file
 from vidkd.tasks._detection_losses import ClassOver
@@ -180,13 +180,7 @@ class Task(BaseTask[Config]):
     def fused(self, streams: Sequence[Scored]) -> Scored:
         """The mean of each raw answer to each window, decoded (`_detections.fused`). DataError if the networks saw
         other videos, or other windows of one."""
-        first = streams[0]
-        if any(stream.ids != first.ids for stream in streams):
-            every = [set(stream.ids) for stream in streams]
-            alone = sorted(set.union(*every) - set.intersection(*every))
-            raise DataError(
-                f"streams of other videos cannot be joined; {(alone or first.ids)[0]!r} is not in all, or elsewhere"
-            )
+        first = same_videos(streams)
         kept: list[dict[str, Tensor]] = []
         for i, video in enumerate(first.ids):
             said = [{name: column[i] for name, column in stream.kept.items()} for stream in streams]

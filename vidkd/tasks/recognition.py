@@ -5,7 +5,7 @@ The views of a video (its clips x crops) are averaged into one answer, and that 
 """
 
 import argparse
-import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,10 +18,10 @@ from torch import Tensor
 from vidkd import metrics, predictions_file
 from vidkd.errors import ConfigError, DataError
 from vidkd.taps import Tapped
-from vidkd.tasks._base import Answers, BaseTask, Scored, TaskSection
+from vidkd.tasks._aggregation import Aggregation, aggregate, joint_steps, mean_probability, step_probabilities
+from vidkd.tasks._base import Answers, BaseTask, Scored, TaskSection, same_videos
 from vidkd.types import ClipBatch, View
 
-Aggregation = Literal["mean_probability", "mean_logit"]
 PREFIX: dict[Aggregation, str] = {"mean_probability": "log_probability/", "mean_logit": "logit/"}
 TEXT = ("video", "label", "prediction", "top5", "view_rank", "view_confidence")  # the columns that hold no numbers
 
@@ -32,12 +32,13 @@ class Config(TaskSection):
     label_smoothing: float = Field(default=0.0, ge=0, le=1)  # share of the target spread evenly over all classes
     loss: Literal["mean_logit", "step_probabilities"] = "mean_logit"  # the latter: see step_probabilities below
     aggregation: Aggregation = "mean_probability"  # what is averaged over the views of a video
+    fusion: Literal["step_probabilities"] | None = None  # of several networks; None: the mean of their probabilities
     bootstrap: int = Field(default=0, ge=0)  # resamples of a second, bootstrapped interval of top-1; 0: none
 
 
 class Task(BaseTask[Config]):
     primary, title, text = "top1", "top-1", TEXT
-    not_fused = "recognition joins predictions: python -m vidkd.score RGB.csv --stream FLOW.csv"
+    not_fused = ""
 
     def terms(self) -> list[str]:
         return ["label"]
@@ -47,11 +48,12 @@ class Task(BaseTask[Config]):
             raise ConfigError(
                 f"the task recognition needs one answer a clip; {student.name} detects: task.kind=detection"
             )
-        if self.config.loss == "step_probabilities" and "step_logits" not in student.taps:
-            raise ConfigError(
-                f"task.loss: step_probabilities needs a network with the tap step_logits, such as i3d; {student.name} "
-                "has none: task.loss=mean_logit"
-            )
+        for key, other in (("loss", "mean_logit"), ("fusion", "null")):
+            if getattr(self.config, key) == "step_probabilities" and "step_logits" not in student.taps:
+                raise ConfigError(
+                    f"task.{key}: step_probabilities needs a network with the tap step_logits, such as i3d; "
+                    f"{student.name} has none: task.{key}={other}"
+                )
 
     def losses(self, batch: ClipBatch, student: View) -> dict[str, Tensor]:
         target = batch.label if batch.target is None else batch.target.float()
@@ -66,6 +68,31 @@ class Task(BaseTask[Config]):
     def keep(self, view: View, extra: dict[str, Tensor]) -> dict[str, Tensor]:
         del extra
         return {"logits": view.logits.detach().float().cpu()}
+
+    def undecided(self, view: View, extra: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.config.fusion is None:
+            return self.keep(view, extra)
+        if "step_logits" not in view.taps:
+            raise ConfigError("task.fusion: step_probabilities needs networks with the tap step_logits, such as i3d")
+        return {"step_logits": view.taps["step_logits"].detach().float().cpu()}
+
+    def fused(self, streams: Sequence[Scored]) -> Scored:
+        """Of every view of a video: the log of the mean of the networks' probabilities; with fusion step_probabilities
+        that of the mean over the steps of the softmax of their summed step logits, whose best class is that of the
+        official code of generative attention distillation (AAAI 2024), which sums over the steps.
+
+        DataError if the networks saw other videos, as many views of one, or as many steps of a view."""
+        first = same_videos(streams)
+        name, join = ("logits", mean_probability) if self.config.fusion is None else ("step_logits", joint_steps)
+        for i, video in enumerate(first.ids):
+            shapes = [list(stream.kept[name][i].shape) for stream in streams]
+            if any(shape != shapes[0] for shape in shapes):
+                raise DataError(
+                    f"{video}: the streams gave {name} of {' and '.join(map(str, shapes))} (views, classes, steps); "
+                    "data.test_views, data.clip and the classes must agree"
+                )
+        each = zip(*(stream.kept[name] for stream in streams), strict=True)
+        return Scored(first.ids, first.label, {"logits": [join(list(views)) for views in each]})
 
     def results(self, scored: Scored) -> dict[str, Any]:
         logits = _checked(scored, len(self.classes))
@@ -113,23 +140,6 @@ class Task(BaseTask[Config]):
             raise ValueError("agreement is between answers to the same videos in the same order")
         first, second = (aggregate(_checked(s, len(self.classes)), self.config.aggregation) for s in (before, after))
         return metrics.agreement(first, second, before.label)
-
-
-def step_probabilities(logits: Tensor) -> Tensor:
-    """[B, K, S, 1, 1] logits of S steps -> [B, K]: the sum over the steps of their softmax.
-
-    The official code of generative attention distillation (AAAI 2024) hands this, in 0..S, to cross-entropy as if it
-    were logits. The loss then has a floor of log(1 + (K - 1) exp(-S)): 0.0873 for 101 classes and 7 steps.
-    """
-    return logits.softmax(dim=1).sum(dim=(2, 3, 4))
-
-
-def aggregate(logits: Tensor, how: Aggregation) -> Tensor:
-    """[N, V, K] logits of views -> [N, K] float32: the log of the mean probability, or the mean logit."""
-    if how == "mean_logit":
-        return logits.double().mean(dim=1).float()
-    log_p = logits.double().log_softmax(dim=2)
-    return (log_p.logsumexp(dim=1) - math.log(logits.shape[1])).float()
 
 
 def figures(
