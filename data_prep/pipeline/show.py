@@ -1,7 +1,7 @@
 """Write a contact sheet of a prepared data set: a row a video, frames from its start to its end."""
 
 import argparse
-import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import pyarrow as pa
 from vidkd.data import index
 from vidkd.data.index import pc
 from vidkd.errors import ConfigError, DataError
+
+LETTERS = 34  # a line beside the frames
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +56,13 @@ def _spread(rows: np.ndarray, count: int) -> list[int]:
     return [int(rows[i * len(rows) // count]) for i in range(count)]
 
 
+def words(row: Mapping[str, Any], splits: Sequence[str]) -> list[str]:
+    """What is said of a video beside its frames, line by line; what is too long ends in an ellipsis."""
+    parts = " ".join(row[name] or "-" for name in splits)
+    lines = (row["label"], f"{row['width']}x{row['height']}, {row['frames']} frames", parts)
+    return [line if len(line) <= LETTERS else f"{line[: LETTERS - 1]}…" for line in lines]
+
+
 def _draw(data: index.Index, rows: list[dict[str, Any]], columns: int, sheet: Path) -> None:
     from matplotlib.figure import Figure  # both are slow to import, and only this command needs them
 
@@ -72,9 +81,7 @@ def _draw(data: index.Index, rows: list[dict[str, Any]], columns: int, sheet: Pa
             axis.imshow(frame)
             axis.set_axis_off()
             axis.set_title(f"{t / row['fps']:.2f} s", fontsize=6, pad=1)
-        parts = " ".join(row[name] or "-" for name in data.splits)
-        text = f"{row['label']}\n{row['width']}x{row['height']}, {row['frames']} frames\n{parts}"
-        text = "\n".join(textwrap.shorten(part, 34) for part in text.splitlines())
+        text = "\n".join(words(row, data.splits))
         line[0].text(-0.08, 0.5, text, fontsize=7, ha="right", va="center", transform=line[0].transAxes)
     sheet.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(sheet)
