@@ -98,7 +98,7 @@ def prepared(name: str, root: Path, work: Path) -> dict[str, Part]:
         if is_new and form == "video":
             took = cpu_s() - started
             print(f"{name}: prepared in {took:.1f} CPU s, {took / plain_ffmpeg_s(root, out):.2f} times a plain ffmpeg")
-        table = index.read(out).table
+        table = index.read(out).facts
         parts[form] = Part(out, table, index.pa.array([0] * table.num_rows))
     table = parts["video"].table
     files = [next((root / path).parent.glob(f"{Path(path).stem}.*")) for path in table["path"].to_pylist()]

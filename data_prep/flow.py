@@ -14,7 +14,6 @@ from pathlib import Path
 
 from data_prep.pipeline import pack as packing
 from data_prep.pipeline import prepare, produce, writer
-from data_prep.pipeline.database import BATCH
 from data_prep.pipeline.listing import Item, Listing, Rows
 from data_prep.pipeline.produce import Facts
 from vidkd.data import flow, index
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     for name in SEGMENTS:
         if (data.root / name).is_file():
             shutil.copyfile(data.root / name, args.out / name)
-    failed = pc.sum(pc.not_equal(data.table["status"], "ok")).as_py()  # there already, and in no part
+    failed = pc.sum(pc.not_equal(data.facts["status"], "ok")).as_py()  # there already, and in no part
     return writer.finish(args.out, listing, str(settings), asdict(settings), failed)
 
 
@@ -56,7 +55,7 @@ def listing_of(data: index.Index) -> Listing:
     """The videos of a prepared data set, to be made into flow."""
 
     def items() -> Iterator[Item]:
-        for batch in data.table.to_batches(max_chunksize=BATCH):
+        for batch in data.batches("path", "label", "group", *data.splits):
             for row in batch.to_pylist():
                 parts = tuple(row[split] for split in data.splits)
                 yield Item(row["path"], str((data.root / row["path"]).absolute()), row["label"], row["group"], parts)

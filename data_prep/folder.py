@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_prep.pipeline import holdout, official, prepare, scanning
+from data_prep.pipeline.database import printable
 from data_prep.pipeline.listing import Item, Listing, Rows
 from vidkd.errors import ConfigError, DataError
 
@@ -77,13 +78,13 @@ def _items(root: Path, prefix: str, part: str, others: Counter[str]) -> Iterator
         if not rest:
             raise DataError(f"{path}: lies in no folder of a class; move it into one, or out of {root}")
         target = "/".join([official.folder_of(label), *rest[:-1], f"{path.stem}.mp4"])
-        yield Item(prefix + target, str(path.absolute()), label, parts=(part,))
+        yield Item(prefix + target, str(path.absolute()), printable(label), parts=(part,))
 
 
 def _notes(root: Path, labels: Sequence[str], others: Counter[str]) -> dict[str, object]:
     """Where the parts come from, and what was passed over."""
     roots = _folders(root) if _has_parts(root) else [root]
-    empty = sorted({path.name for each in roots for path in _folders(each)}.difference(labels))
+    empty = sorted({printable(path.name) for each in roots for path in _folders(each)}.difference(labels))
     notes: dict[str, object] = {"split": "from folders" if _has_parts(root) else "drawn at random"}
     if others.total():
         notes["left out"] = ", ".join(f"{n} {why}" for why, n in sorted(others.items()) if n)

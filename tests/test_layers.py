@@ -39,6 +39,7 @@ PREPARATION = {
     "types",
     "annotations",
     "data.index",
+    "data.index_rows",
     "data.decode",
     "data.container",
     "data.complete",

@@ -65,20 +65,21 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"{args.out}: holds other features: {'; '.join(found)}; choose another --out")
     checkpoint.write_atomic(description, (json.dumps(about, indent=1) + "\n").encode())
     made = extract(data, recipe, args.out)
-    print(f"{made} of {data.table.num_rows} videos extracted into {args.out}, the others were there")
+    print(f"{made} of {len(data)} videos extracted into {args.out}, the others were there")
     return 0
 
 
 def extract(data: Index, recipe: Recipe, out: Path) -> int:
     """Features of every video of the index, and the index of them; how many were not there yet. DataError for a video
     that is not as the index says."""
-    bad = [row for row in data.table.select(["path", "status"]).to_pylist() if row["status"] != "ok"]
+    bad = [row for row in data.facts.select(["path", "status"]).to_pylist() if row["status"] != "ok"]
     if bad:
         raise DataError(
             f"{data.root}: {bad[0]['path']!r} is {bad[0]['status']}; mend it and prepare the data set again"
         )
     rows, made = [], 0
-    for row in tqdm(data.table.to_pylist(), unit="video", disable=None):
+    table = data.table
+    for row in tqdm(table.to_pylist(), unit="video", disable=None):
         name = str(Path(row["path"]).with_suffix(".npy"))
         target = out / name
         if not target.exists():
@@ -95,7 +96,7 @@ def extract(data: Index, recipe: Recipe, out: Path) -> int:
     description = json.loads((out / features.DESCRIPTION).read_text(encoding="utf-8"))
     card = {"name": f"{data.name}_features", "horizontal_flip": "changes_labels"}
     card |= {"modality": "features", "features": description}
-    index.write(out, pa.Table.from_pylist(rows, data.table.schema), data.classes, card)
+    index.write(out, pa.Table.from_pylist(rows, table.schema), data.classes, card)
     return made
 
 

@@ -29,6 +29,8 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".rar")
 MARKER = ".unpacked_from.json"
 DEPTH = 2  # HMDB51 is rar in rar
 BAD = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)
+BAD += (UnicodeDecodeError,)  # a .zip whose names are not in the encoding that it says they are
+BYTES = range(0xDC80, 0xDD00)  # how Python keeps bytes of a name that are not UTF-8: nothing but strange letters
 
 NO_UNRAR = (
     "no program to unpack .rar is installed (unrar, unar, 7z or bsdtar; for example apt install unar): install one, "
@@ -145,9 +147,8 @@ def _place(folder: Path, member: Member, account: Account) -> Path:
     if member.special:
         account.refuse(name, f"it holds {member.special}")
     parts = PurePosixPath(name).parts
-    odd = (
-        any(unicodedata.category(c) in ("Cc", "Cs") for c in name) or "\\" in name or (len(name) > 1 and name[1] == ":")
-    )
+    strange = any(unicodedata.category(c) in ("Cc", "Cs") and ord(c) not in BYTES for c in name)
+    odd = strange or "\\" in name or (len(name) > 1 and name[1] == ":")
     if not parts or ".." in parts or name.startswith("/") or odd or len(os.fsencode(name)) > account.limits.name_bytes:
         account.refuse(name[:200], "it holds a name that could lead out of the folder")
     path = folder.joinpath(*parts)

@@ -76,3 +76,31 @@ def _clear_errors() -> Iterator[None]:
         ) from None
     except UnicodeEncodeError as error:  # bytes of another encoding, which Python keeps as lone surrogates
         raise DataError(f"{error.object!r}: its name is not UTF-8; rename it") from None
+
+
+def printable(name: str) -> str:
+    """A name of a file or folder as text: itself, or, where its bytes are not UTF-8, each that is not as \\xe9 and each
+    backslash as two."""
+    if is_utf8(name):
+        return name
+    return name.replace("\\", "\\\\").encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written into any file of a data set. Bytes of another encoding Python keeps as lone
+    surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def blob(name: str) -> bytes:
+    """Any name, as SQLite can keep it, whose texts are UTF-8."""
+    return name.encode(errors="surrogatepass")
+
+
+def name_of(kept: bytes) -> str:
+    """The name that was made a blob."""
+    return kept.decode(errors="surrogatepass")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.pipeline.database import Database
+from data_prep.pipeline.database import Database, blob, is_utf8, name_of, printable
 from vidkd.errors import DataError
 
 MOST_IN_A_FOLDER = 20_000  # videos; more are spread over folders in it
@@ -19,7 +19,7 @@ class Item:
     """One video to be made."""
 
     path: str  # where it goes, relative to the prepared folder: "class/name.mp4"
-    source: str  # the file it is made from; for rendered data, what to render
+    source: str  # the file it is made from, whatever it is called; for rendered data, what to render
     label: str
     group: str = ""
     parts: tuple[str, ...] = ()  # one of "train", "val", "test", "" for each split of the listing
@@ -29,8 +29,9 @@ class Rows:
     """The items of a listing in their order, on disk: any number of them takes the same memory.
 
     Table `items` of the database `db` has them: position from 0, path, source, label, grp and a part p0, p1, ... for
-    each split. The videos of a folder that would hold more than MOST_IN_A_FOLDER get folders in it, by a hash of their
-    names. DataError if two videos would be written to one path.
+    each split. A path is made printable; a source is a blob, and SQL has printable(source) too. The videos of a folder
+    that would hold more than MOST_IN_A_FOLDER get folders in it, by a hash of their names. DataError if two videos
+    would be written to one path.
     """
 
     def __init__(self, items: Iterable[Item], splits: Sequence[str]) -> None:
@@ -41,8 +42,9 @@ class Rows:
         texts = ", ".join(f"{name} TEXT" for name in names)
         self.db = Database(f"CREATE TABLE items (position INTEGER PRIMARY KEY, {texts})")
         self.db.function("casefold", str.casefold)
+        self.db.function("printable", lambda source: printable(name_of(source)))
         self.db.function("folder_of", lambda path: path.rpartition("/")[0])
-        rows = ((at, i.path, i.source, i.label, i.group, *i.parts) for at, i in enumerate(items))
+        rows = ((at, printable(i.path), blob(i.source), i.label, i.group, *i.parts) for at, i in enumerate(items))
         self.db.fill(f"INSERT INTO items VALUES ({', '.join('?' * (len(names) + 1))})", rows)
         self._count: int = self.db.one("SELECT COUNT(*) FROM items")
         large = "SELECT folder_of(path), COUNT(*) FROM items GROUP BY 1 HAVING COUNT(*) > ?"
@@ -58,10 +60,10 @@ class Rows:
         return map(self.item, self.db.rows(f"SELECT {self.columns} FROM items ORDER BY position"))
 
     @staticmethod
-    def item(values: Sequence[str]) -> Item:
+    def item(values: Sequence[Any]) -> Item:
         """Of the values of `columns`."""
         path, source, label, group, *parts = values
-        return Item(path, source, label, group, tuple(parts))
+        return Item(path, name_of(source), label, group, tuple(parts))
 
     def labels(self) -> tuple[str, ...]:
         """Every label, once, in the order of names."""
@@ -87,7 +89,7 @@ class Rows:
             "SELECT MAX(position) FROM items GROUP BY casefold(path) HAVING COUNT(*) > 1 ORDER BY 1 LIMIT 1"
         )
         if second is not None:
-            path, source = next(self.db.rows("SELECT path, source FROM items WHERE position = ?", second))
+            path, source = next(self.db.rows("SELECT path, printable(source) FROM items WHERE position = ?", second))
             raise DataError(f"{source}: a second video for {path!r}; rename one of the two")
         self.db.run("CREATE TABLE folders (key TEXT PRIMARY KEY) WITHOUT ROWID")
         distinct = self.db.rows("SELECT DISTINCT folder_of(casefold(path)) FROM items")
@@ -120,7 +122,7 @@ class Listing:
     def __post_init__(self) -> None:
         for what, names in (("data set", (self.name,)), ("class", self.classes)):
             for name in names:
-                if len(name.splitlines()) != 1 or name != name.strip() or "\0" in name:
+                if len(name.splitlines()) != 1 or name != name.strip() or "\0" in name or not is_utf8(name):
                     right = "a name must be one line of text, without spaces at its ends; rename it"
                     raise DataError(f"the {what} {name!r}: {right}")
         if len(set(self.classes)) < len(self.classes):

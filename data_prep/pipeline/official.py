@@ -107,7 +107,10 @@ def match(root: Path, lists: Lists, allow_missing: bool, found: Found) -> tuple[
             f"{root}: {missing} of the {wanted} videos that the lists name are not there, the first is {first!r}; get "
             "them, or go on without them with --allow-missing"
         )
-    return rows, {"listed": wanted, "missing": missing, "unlisted": len(found) - len(rows)}
+    notes: dict[str, object] = {"listed": wanted, "missing": missing, "unlisted": len(found) - len(rows)}
+    if found.not_utf8:
+        notes["not UTF-8"] = f"{found.not_utf8} of the unlisted, which no list can name; the first is {found.first}"
+    return rows, notes
 
 
 def folder_of(label: str) -> str:

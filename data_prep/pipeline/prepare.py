@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from data_prep.pipeline import archives, holdout, pack, produce, writer
+from data_prep.pipeline.database import is_utf8, printable
 from data_prep.pipeline.listing import Listing
 from data_prep.pipeline.transcode import Settings, transcode
 from vidkd.errors import ConfigError
@@ -63,6 +64,8 @@ def begin(args: argparse.Namespace) -> None:
     root, out = args.root.absolute(), args.out.absolute()
     if not args.root.exists():
         raise ConfigError(f"--root {args.root}: no such file or folder")
+    if not is_utf8(str(root)):  # then every video of it would be refused
+        raise ConfigError(f"--root {printable(str(root))}: its name is not UTF-8; rename it")
     if out == root or root in out.parents or out in root.parents:
         raise ConfigError(f"--out {args.out}: must lie beside --root {args.root}, which is never changed")
     bounds = {

@@ -19,6 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep.pipeline import cluster, journal
+from data_prep.pipeline.database import is_utf8
 from data_prep.pipeline.ffmpeg import DISK_FULL
 from data_prep.pipeline.journal import Done, Entry
 from data_prep.pipeline.listing import Item, Listing, Rows
@@ -102,10 +103,8 @@ def _todo(rows: Rows, shard: tuple[int, int]) -> Iterator[Todo]:
 
 def begin(out: Path, name: str) -> None:
     """Make the folder `out`, or accept it if it is a data set of this name, finished or not."""
-    try:
-        str(out.absolute()).encode()
-    except UnicodeEncodeError:
-        raise DataError(f"--out {str(out)!r}: its name is not UTF-8; choose another") from None
+    if not is_utf8(str(out.absolute())):
+        raise DataError(f"--out {str(out)!r}: its name is not UTF-8; choose another")
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()) and _name_of(out) != name:
@@ -215,7 +214,7 @@ def _identity(settings: str, item: Item) -> str:
         source = f"{status.st_size} {status.st_mtime_ns}"
     except (OSError, ValueError):  # rendered data have no file; a missing one is found out by who reads it
         source = ""
-    return hashlib.sha256(f"{settings}\0{item.source}\0{source}".encode()).hexdigest()[:24]
+    return hashlib.sha256(f"{settings}\0{item.source}\0{source}".encode(errors="surrogatepass")).hexdigest()[:24]
 
 
 def _checksum_of_source(item: Item) -> str:

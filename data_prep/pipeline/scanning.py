@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.pipeline import archives
-from data_prep.pipeline.database import Database
+from data_prep.pipeline.database import Database, blob, is_utf8, name_of, printable
 from vidkd.errors import DataError
 
 SUFFIXES = {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".vob", ".ts", ".m2ts", ".mts", ".wmv"}
@@ -16,7 +16,7 @@ ENTRIES = """
 CREATE TABLE entries (folder INTEGER, is_folder INTEGER, name BLOB, PRIMARY KEY (folder, is_folder, name)) WITHOUT ROWID
 """
 ADVICE = "Put them there, or name their folder"
-FILES = "CREATE TABLE files (at INTEGER PRIMARY KEY, stem TEXT, path TEXT, folded TEXT)"
+FILES = "CREATE TABLE files (at INTEGER PRIMARY KEY, stem BLOB, path BLOB, folded BLOB)"  # names need not be UTF-8
 
 
 def videos_under(root: Path, others: Counter[str] | None = None) -> Iterator[Path]:
@@ -73,16 +73,15 @@ class Found:
 
     def __init__(self, root: Path, advice: str = ADVICE) -> None:
         self._db = Database(FILES)
-        rows = (
-            (at, path.stem, str(path.absolute()), path.stem.casefold()) for at, path in enumerate(videos_under(root))
-        )
+        self.not_utf8, self.first = 0, ""  # names that no list can name: how many, and the first of them, printable
+        rows = ((at, *self._row(path)) for at, path in enumerate(videos_under(root)))
         self._db.fill("INSERT INTO files VALUES (?, ?, ?, ?)", rows)
         self._db.run("CREATE INDEX by_stem ON files (stem, at)")
         self._db.run("CREATE INDEX by_folded ON files (folded, at)")
         twice = "SELECT stem FROM files GROUP BY stem HAVING COUNT(*) > 1"
         for (stem,) in self._db.rows(twice):
             paths = self._db.rows("SELECT path FROM files WHERE stem = ? ORDER BY at", stem)
-            first, *others = (Path(path) for (path,) in paths)
+            first, *others = (Path(name_of(path)) for (path,) in paths)
             for other in others:
                 if first.stat().st_size != other.stat().st_size:
                     raise DataError(f"{first} and {other}: two different videos of one name; remove one of them")
@@ -90,19 +89,27 @@ class Found:
         if not self._count:
             raise DataError(f"{root}: no videos were found in it. {advice}")
 
+    def _row(self, path: Path) -> tuple[bytes, bytes, bytes]:
+        if not is_utf8(path.stem):
+            self.first = self.first or printable(str(path))
+            self.not_utf8 += 1
+        return blob(path.stem), blob(str(path.absolute())), blob(path.stem.casefold())
+
     def __len__(self) -> int:
         return self._count
 
     def __contains__(self, stem: str) -> bool:
-        return self._db.one("SELECT 1 FROM files WHERE stem = ?", stem) is not None
+        return self._db.one("SELECT 1 FROM files WHERE stem = ?", blob(stem)) is not None
 
     def get(self, stem: str) -> str | None:
         """The absolute path of the video of this name, or of one that differs in capital letters only."""
-        return self._db.one("SELECT path FROM files WHERE stem = ? ORDER BY at LIMIT 1", stem) or self._db.one(
-            "SELECT path FROM files WHERE folded = ? ORDER BY at DESC LIMIT 1", stem.casefold()
+        path = self._db.one("SELECT path FROM files WHERE stem = ? ORDER BY at LIMIT 1", blob(stem)) or self._db.one(
+            "SELECT path FROM files WHERE folded = ? ORDER BY at DESC LIMIT 1", blob(stem.casefold())
         )
+        return None if path is None else name_of(path)
 
     def items(self) -> Iterator[tuple[str, str]]:
         """(name, absolute path) of each, in the order they were found."""
         first = "SELECT MIN(at) FROM files GROUP BY stem"
-        return self._db.rows(f"SELECT stem, path FROM files WHERE at IN ({first}) ORDER BY at")
+        rows = self._db.rows(f"SELECT stem, path FROM files WHERE at IN ({first}) ORDER BY at")
+        return ((name_of(stem), name_of(path)) for stem, path in rows)

@@ -76,8 +76,8 @@ def _renamed(own: Segments, name_of: Mapping[str, str]) -> Segments:
 def _write(out: Path, said: Annotations, clock: Clock, part_of: Mapping[str, str]) -> None:
     """segments.csv and, if there are any, ambiguous.csv; and a word on what no training can use."""
     data = index.read(out)
-    names = [str(Path(path).with_suffix("")) for path in data.table["path"].to_pylist()]
-    facts = zip(data.table["frames"].to_pylist(), data.table["fps"].to_pylist(), strict=True)
+    names = [str(Path(path).with_suffix("")) for path in data.facts["path"].to_pylist()]
+    facts = zip(data.facts["frames"].to_pylist(), data.facts["fps"].to_pylist(), strict=True)
     fps, duration_s = {}, {}
     for video, (frames, rate) in zip(names, facts, strict=True):
         fps[video], duration_s[video] = rate, frames / rate if rate else 0.0

@@ -1,15 +1,18 @@
 """Write a contact sheet of a prepared data set: a row a video, frames from its start to its end."""
 
 import argparse
-import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from vidkd.data import index
 from vidkd.data.index import pc
 from vidkd.errors import ConfigError, DataError
+
+LETTERS = 34  # a line beside the frames
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,25 +33,34 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(error, DataError):
             raise
         raise ConfigError(f"--sheet {args.sheet}: cannot be written ({error})") from None
-    print(f"{args.sheet}: {len(rows)} of {data.table.num_rows} videos of {data.name}")
+    print(f"{args.sheet}: {len(rows)} of {len(data)} videos of {data.name}")
     return 0
 
 
 def pick(data: index.Index, count: int) -> list[dict[str, Any]]:
     """Videos of every class in turn, spread over the class: neighbours in the index are often cut from one source."""
-    usable = data.table.filter(pc.equal(data.table["status"], "ok"))
-    per_class = -(-count // max(pc.count_distinct(usable["label"]).as_py(), 1))
-    picked = [_spread(usable.filter(pc.equal(usable["label"], name)), per_class) for name in (*data.classes, "")]
+    usable = np.flatnonzero(pc.equal(data.facts["status"], "ok"))
+    known = pa.array([*data.classes, ""])
+    codes = pc.index_in(data.facts["label"], value_set=known).to_numpy()[usable]
+    per_class = -(-count // max(len(np.unique(codes)), 1))
+    picked = [_spread(usable[codes == code], per_class) for code in range(len(known))]
     turns = [rows[turn] for turn in range(per_class) for rows in picked if turn < len(rows)]
     if not turns:
         raise DataError(f"{data.root}: no video in it is ok")
-    return turns[:count]
+    return data.facts.take(turns[:count]).to_pylist()
 
 
-def _spread(table: pa.Table, count: int) -> list[dict[str, Any]]:
-    """`count` rows at even distances, or all."""
-    count = min(count, table.num_rows)
-    return table.take([i * table.num_rows // count for i in range(count)]).to_pylist() if count else []
+def _spread(rows: np.ndarray, count: int) -> list[int]:
+    """`count` of them at even distances, or all."""
+    count = min(count, len(rows))
+    return [int(rows[i * len(rows) // count]) for i in range(count)]
+
+
+def words(row: Mapping[str, Any], splits: Sequence[str]) -> list[str]:
+    """What is said of a video beside its frames, line by line; what is too long ends in an ellipsis."""
+    parts = " ".join(row[name] or "-" for name in splits)
+    lines = (row["label"], f"{row['width']}x{row['height']}, {row['frames']} frames", parts)
+    return [line if len(line) <= LETTERS else f"{line[: LETTERS - 1]}…" for line in lines]
 
 
 def _draw(data: index.Index, rows: list[dict[str, Any]], columns: int, sheet: Path) -> None:
@@ -69,9 +81,7 @@ def _draw(data: index.Index, rows: list[dict[str, Any]], columns: int, sheet: Pa
             axis.imshow(frame)
             axis.set_axis_off()
             axis.set_title(f"{t / row['fps']:.2f} s", fontsize=6, pad=1)
-        parts = " ".join(row[name] or "-" for name in data.splits)
-        text = f"{row['label']}\n{row['width']}x{row['height']}, {row['frames']} frames\n{parts}"
-        text = "\n".join(textwrap.shorten(part, 34) for part in text.splitlines())
+        text = "\n".join(words(row, data.splits))
         line[0].text(-0.08, 0.5, text, fontsize=7, ha="right", va="center", transform=line[0].transAxes)
     sheet.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(sheet)

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.pipeline import show
-from vidkd.data import index
+from vidkd.data import index, index_rows
 from vidkd.data.index import Index, pc
 from vidkd.errors import ConfigError
 
@@ -84,22 +84,22 @@ def run(args: argparse.Namespace) -> int:
         page.write_text(f"{shell}<title>{_esc(data.name)}</title><style>{CSS}</style>{content}</html>", "utf-8")
     except OSError as error:
         raise ConfigError(f"--page {page}: cannot be written ({error.strerror})") from None
-    print(f"{page}: {data.table.num_rows} videos of {data.name}, {page.stat().st_size / 1e6:.1f} MB")
+    print(f"{page}: {len(data)} videos of {data.name}, {page.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
 def _head(data: Index) -> str:
     good = _good(data)
-    failed = data.table.num_rows - good.num_rows
+    failed = len(data) - good.num_rows
     tiles = [
-        (f"{data.table.num_rows:,}", "videos"),
+        (f"{len(data):,}", "videos"),
         (f"{len(data.classes):,}", "classes"),
         (_duration(float(_seconds(good).sum())), "of video"),
         (f"{pc.sum(good['frames']).as_py() or 0:,}", "frames"),
         (_bytes(pc.sum(good["bytes"]).as_py() or 0), "on disk"),
         (f"{failed:,}", "failed"),
     ]
-    groups = pc.count_distinct(data.table["group"]).as_py()
+    groups = np.unique(np.concatenate([index_rows.hashes(batch["group"]) for batch in data.batches("group")])).size
     if groups > 1:
         tiles.insert(2, (f"{groups:,}", "groups"))
     boxes = "".join(f"<div{' class=bad' if t == 'failed' and failed else ''}><b>{n}</b><span>{t}</span></div>"
@@ -109,7 +109,7 @@ def _head(data: Index) -> str:
 
 
 def _parts(data: Index) -> str:
-    counts = {name: _tally(data.table[name]) for name in data.splits}
+    counts = {name: _tally(data.facts[name]) for name in data.splits}
     head = "".join(f"<th>{part or 'in none'}</th>" for part in PARTS)
     rows = (
         f"<tr><td>{_esc(name)}</td>{''.join(f'<td>{tally.get(part, 0):,}</td>' for part in PARTS)}</tr>"
@@ -121,8 +121,8 @@ def _parts(data: Index) -> str:
 def _classes(data: Index) -> str:
     """A bar a class, cut into the parts of the first split."""
     split = data.splits[0] if data.splits else None
-    parts = data.table[split] if split else pa.array([""] * data.table.num_rows)
-    table = pa.table({"label": data.table["label"], "part": parts})
+    parts = data.facts[split] if split else pa.array([""] * len(data))
+    table = pa.table({"label": data.facts["label"], "part": parts})
     table = table.filter(pc.not_equal(table["label"], ""))
     if not table.num_rows:  # untrimmed videos: their segments have the labels
         return ""
@@ -184,9 +184,9 @@ def _sizes(data: Index) -> str:
 
 
 def _failures(data: Index) -> str:
-    bad = data.table.filter(pc.not_equal(data.table["status"], "ok"))
-    good = _good(data)
-    remarks = good.filter(pc.not_equal(good["reason"], ""))
+    ok = pc.equal(data.facts["status"], "ok")
+    bad = data.facts.filter(pc.invert(ok))
+    remarks = data.facts.filter(pc.and_(ok, pc.not_equal(data.facts["reason"], "")))
     parts = []
     for title, rows in (("What failed", bad), ("Used, with a remark", remarks)):
         if rows.num_rows:
@@ -243,8 +243,10 @@ def _cell(tag: str, text: str) -> str:
 
 
 def _good(data: Index) -> pa.Table:
-    ok = pc.equal(data.table["status"], "ok")
-    return data.table if pc.all(ok).as_py() else data.table.filter(ok)  # which is a copy
+    """What was measured of the videos that are ok."""
+    ok = pc.equal(data.facts["status"], "ok")
+    measured = data.facts.select(index_rows.MEASURED)
+    return measured if pc.all(ok).as_py() else measured.filter(ok)  # which is a copy
 
 
 def _seconds(table: pa.Table) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data_prep.pipeline import avi, ffmpeg
 from data_prep.pipeline.avi import Picture
+from data_prep.pipeline.database import is_utf8, printable
 from data_prep.pipeline.ffmpeg import FfmpegError, Report
 from data_prep.pipeline.listing import Item
 from data_prep.pipeline.produce import Facts
@@ -50,6 +51,8 @@ def transcode(settings: Settings, item: Item, target: Path) -> Facts:
 
 def look(path: Path) -> tuple[str, Facts]:
     """The container of a file, and whether a decoder should get to see it: by its bytes alone."""
+    if strange := [printable(part) for part in path.parts if not is_utf8(part)]:
+        return "", _failed(path, "refused", f'the name "{strange[0]}" is not UTF-8; rename it')
     try:
         if not path.is_file():
             gone = "it is not there" if not path.exists() else "not a regular file"
@@ -162,4 +165,4 @@ def _remark(seen: Report, announced: int) -> str:
 
 
 def _failed(path: Path, status: str, reason: str, frames: int = 0) -> Facts:
-    return Facts(frames=frames, status=status, reason=f"{path.name}: {reason}")
+    return Facts(frames=frames, status=status, reason=f"{printable(path.name)}: {reason}")

@@ -30,16 +30,17 @@ def run(args: argparse.Namespace) -> int:
     check = partial(wrong_with, args.folder, depth=0 if args.sizes_only else 2 if args.deep else 1)
     bad, good, skipped = 0, 0, 0
     # Threads suffice: hashing and waiting for ffmpeg both leave the interpreter free.
-    with ThreadPoolExecutor(max(1, args.workers)) as pool, tqdm(total=data.table.num_rows, disable=None) as bar:
-        for batch in data.table.to_batches(max_chunksize=1024):
+    with ThreadPoolExecutor(max(1, args.workers)) as pool, tqdm(total=len(data), disable=None) as bar:
+        for batch in data.batches("path", "bytes", "checksum", "frames", "status"):
             rows = [row for row in batch.to_pylist() if row["status"] == "ok"]
             skipped += batch.num_rows - len(rows)
+            bar.update(batch.num_rows - len(rows))
             for row, wrong in zip(rows, pool.map(check, rows), strict=True):
                 good += not wrong
                 bad += bool(wrong)
                 if wrong and bad <= SHOWN:
                     bar.write(f"{row['path']!r}: {wrong}")
-            bar.update(batch.num_rows)
+                bar.update()
     if bad > SHOWN:
         print(f"... and {bad - SHOWN} more")
     print(f"{args.folder}: {good} good, {bad} bad, {skipped} marked as failed in the index")

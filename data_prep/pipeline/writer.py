@@ -102,7 +102,8 @@ def _read(listing: Listing, columns: Mapping[str, tuple[str, pa.DataType]]) -> p
 def _write_sources(out: Path, listing: Listing) -> dict[str, str]:
     """sources.csv: which file each video was made from, and the checksum of that file."""
     partial, path = out / f"{PARTIAL}sources.csv", out / "sources.csv"
-    columns = {name: (name, pa.string()) for name in ("path", "source", "source_checksum")}
+    said = {"path": "path", "source": "printable(source)", "source_checksum": "source_checksum"}
+    columns = {name: (expression, pa.string()) for name, expression in said.items()}
     index.write_csv(_read(listing, columns), partial)
     partial.replace(path)
     return {"path": path.name, "checksum": checksum_of(path)}

@@ -4,12 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 import tiny_set
-from vidkd.data import index
+from vidkd.data import index, index_rows
 from vidkd.errors import DataError
 
 
@@ -79,6 +81,92 @@ def test_a_video_that_is_not_ok_may_have_none(root: Path):
     rewrite(root, "frames", 0, status="unreadable")
     with pytest.raises(DataError, match="1 of 4 videos in part 'train' of 'split1' are not ok"):
         index.read(root).part("split1", "train")
+
+
+@pytest.fixture(params=["csv", "parquet"])
+def mixed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ten videos of three parts in turn, read in batches of three."""
+    monkeypatch.setattr(index_rows, "BATCH", 3)
+    row = {"bytes": 5, "checksum": "sha256:", "frames": 9, "fps": 25.0, "width": 32, "height": 24, "group": "007"}
+    rows = [
+        row | {"path": f"c/{i}.mp4", "label": "ba"[i % 2], "frames": i + 1, "split1": ["train", "val", "test"][i % 3]}
+        for i in range(10)
+    ]
+    schema = pa.schema([*index.SCHEMA.items(), ("split1", pa.string())])
+    table = pa.Table.from_pylist([each | {"status": "ok", "reason": ""} for each in rows], schema)
+    index.write(tmp_path, table, ("a", "b"), {"name": "mixed", "horizontal_flip": "keeps_labels"})
+    if request.param == "parquet":
+        pyarrow.parquet.write_table(table, tmp_path / "index.parquet", row_group_size=4)
+        (tmp_path / "index.csv").unlink()
+    return tmp_path
+
+
+def test_the_parts_of_an_index_share_its_rows(mixed: Path):
+    data = index.read(mixed)
+    part = data.part("split1", "val")
+    assert len(data) == 10 and len(part) == 3
+    assert part.names() == ["c/1", "c/4", "c/7"] and part.column("frames") == [2, 5, 8]
+    assert [(part[i].name, part[i].frames, part[i].label) for i in range(3)] == [
+        ("c/1", 2, 0),
+        ("c/4", 5, 1),
+        ("c/7", 8, 0),
+    ]
+    assert part.table["path"].to_pylist() == ["c/1.mp4", "c/4.mp4", "c/7.mp4"]
+    spans = part.spread([[0], [], [0, 4]])
+    assert [(spans[i].name, spans[i].start, spans[i].label) for i in range(3)] == [
+        ("c/1", 0, 0),
+        ("c/7", 0, 0),
+        ("c/7", 4, 0),
+    ]
+    assert spans.names() == ["c/1", "c/7", "c/7"] and spans.spread([[], [2], [3]]).names() == ["c/7", "c/7"]
+
+
+def test_other_columns_stay_on_disk_until_they_are_asked_for(mixed: Path):
+    data = index.read(mixed)
+    assert set(index.SCHEMA) - set(data.facts.column_names) == {"checksum", "group"}
+    assert data.table.column_names == [*index.SCHEMA, "split1"] and data.table["group"][9].as_py() == "007"
+    found = list(data.batches("group", "path"))
+    assert all(batch.schema.names == ["group", "path"] and batch.num_rows <= 3 for batch in found)
+    assert sum(batch.num_rows for batch in found) == 10
+    (mixed / "index.csv").unlink(missing_ok=True)
+    (mixed / "index.parquet").unlink(missing_ok=True)
+    assert data.part("split1", "train")[3].frames == 10
+    with pytest.raises(DataError, match="holds neither"):
+        list(data.batches("group"))
+
+
+def test_a_name_that_stands_there_twice(mixed: Path):
+    table = index.read(mixed).table
+    paths = pa.array([*table["path"].to_pylist()[:9], "c/0.raw"])
+    index.write_csv(table.set_column(0, "path", paths), mixed / "index.csv")
+    with pytest.raises(DataError, match="names some video twice"):
+        index.read(mixed)
+
+
+def test_names_of_one_hash_are_two(mixed: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(index_rows, "hashes", lambda texts: np.zeros(len(texts), np.int64))
+    assert len(index.read(mixed)) == 10
+
+
+def test_an_index_without_rows(mixed: Path):
+    index.write_csv(index.read(mixed).table.slice(0, 0), mixed / "index.csv")
+    with pytest.raises(DataError, match="the index has no rows"):
+        index.read(mixed)
+
+
+def test_what_is_wrong_is_counted_over_all_rows(mixed: Path):
+    """The first of the bad ones is named, wherever it stands."""
+    table = index.read(mixed).table
+    for column, values, said in (
+        ("fps", [25.0] * 4 + [0.0] * 6, r"6 video.s. cannot be ok: the first is 'c/4.mp4', whose fps is 0.0"),
+        ("path", [f"{i}" for i in range(8)] + ["../x", "/y"], r"the index names '../x'"),
+        ("label", [*"abababzaby"], r"2 label.s. are not in classes.txt: no class 'y'"),
+        ("status", ["ok"] * 5 + ["refused"] * 5, r"2 of 4 videos in part 'train' .*the first is 'c/6.mp4': refused"),
+    ):
+        wrong = table.set_column(table.column_names.index(column), column, pa.array(values, index.SCHEMA[column]))
+        index.write_csv(wrong, mixed / "index.csv")
+        with pytest.raises(DataError, match=said):
+            index.read(mixed).part("split1", "train")
 
 
 def test_files_that_are_gone_or_cut_short_are_named_before_any_is_read(root: Path):

@@ -1,9 +1,11 @@
 """The contact sheet shows the very frames the loader makes, and says which they are."""
 
+import dataclasses
 import runpy
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from torchvision import io
@@ -30,6 +32,18 @@ def test_each_frame_is_labelled_with_its_number_and_time(tmp_path: Path):
             for number, frame, column in zip(numbered.numbers(video.transpose(0, 1)), video[0], columns, strict=True):
                 assert line[column].get_title() == f"{number} · {number / 25:.2f} s"
                 assert torch.equal(torch.tensor(line[column].images[0].get_array()[..., 0]), frame)
+
+
+def test_a_long_name_that_is_cut_says_so(tmp_path: Path):
+    data_set = numbered.prepared(tmp_path, [4, 4])
+    long, fits = "v_ApplyEyeMakeup_from_a_film_g01_c01.mp4", f"{'x' * 28}.mp4"
+    for old, new in (("clip_0.mp4", long), ("clip_1.mp4", fits)):
+        (tmp_path / old).rename(tmp_path / new)
+    data_set = dataclasses.replace(data_set, facts=data_set.facts.set_column(0, "path", pa.array([long, fits])))
+    data = Data(root=tmp_path, clip=ClipSpec(frames=2, stride=1), augment=Augment(flip=0, crop_scale=None))
+    figure = show.draw(data_set, data_set.part("split1", "train"), data, {"student": ViewSpec(size_px=32)}, 2, 0)
+    said = [axis.texts[0].get_text().splitlines()[1] for axis in figure.axes[::2]]
+    assert said == ["…eMakeup_from_a_film_g01_c01", "x" * 28]
 
 
 def test_the_command_writes_a_picture(tmp_path: Path):

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import struct
 import tarfile
 import zipfile
@@ -104,6 +105,16 @@ def test_names_that_lead_out(box, kind, name):
     if kind == "a.tar" and "\x00" in name:
         return  # tar ends a name there
     assert "lead out of the folder" in refused(archive, box / "out")
+
+
+def test_names_that_are_not_utf8(box):
+    """A .tar may hold them, and they come out as they are; a .zip that calls them UTF-8 cannot be read."""
+    archive = write_tar(box / "a.tar", (os.fsdecode(b"a/\xe9.mp4"), b"1"), ("good", b"2"))
+    unpack(archive, box / "out", SMALL)
+    assert sorted(os.listdir(os.fsencode(box / "out/a"))) == [b"\xe9.mp4"]
+    archive = write_zip(box / "a.zip", ("é.mp4", b"1"), ("good", b"2"))
+    archive.write_bytes(archive.read_bytes().replace("é".encode(), b"\xe9\xe9"))
+    assert "damaged, cut short or locked ('utf-8' codec" in refused(archive, box / "out2")
 
 
 def test_rar_names_that_lead_out(box):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import kinetics
+from data_prep import activitynet, kinetics, thumos14
 from data_prep.pipeline.holdout import choose
 from vidkd.data import index
 
@@ -273,6 +273,23 @@ def test_what_a_person_has_to_fetch(tmp_path, data_prep, name, fetch):
             continue  # they insist on --annotations
         status, said = data_prep(*words, *options)
         assert status == 2 and fetch in said and "--root" in said and "--annotations" in said
+
+
+@pytest.mark.parametrize("name", ["thumos14", "activitynet"])
+def test_where_to_get_videos_that_are_listed_only(tmp_path, data_prep, monkeypatch, name):
+    """The lists are there, and no video is."""
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (tmp_path / "empty").mkdir()
+    for part in ("val", "test"):
+        (lists / f"{part}_Annotation.csv").write_text(f"video,type,start,end\nvideo_{part}_1,A,0,1\n")
+    (lists / "anet.json").write_text(json.dumps({"database": {"v_x": {"subset": "training", "annotations": []}}}))
+    monkeypatch.setattr(thumos14, "check", lambda *_: None)
+    monkeypatch.setattr(activitynet, "EXPECTED", {})
+    annotations = lists / "anet.json" if name == "activitynet" else lists
+    words = [name, "--root", tmp_path / "empty", "--annotations", annotations, "--out", tmp_path / "out"]
+    status, said = data_prep(*words)
+    assert status == 2 and "no videos were found in it. Get " in said and "--root" in said, said
 
 
 def test_a_hold_out_of_nothing_is_said(named_videos, tmp_path, data_prep):

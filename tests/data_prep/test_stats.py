@@ -76,3 +76,14 @@ def test_samples_are_spread_over_a_class():
     data = index.Index(Path("."), pa.Table.from_pylist(rows), ("a", "b"), {})
     assert [row["path"] for row in show.pick(data, 6)] == ["0", "60", "20", "63", "40", "66"]
     assert len(show.pick(data, 1000)) == 70
+
+
+def test_what_is_too_long_beside_the_frames_ends_in_an_ellipsis():
+    row = {"width": 170, "height": 128, "frames": 300, "split1": "train", "split2": ""}
+    label = "putting_something_similar_to_other_things"
+    assert show.words(row | {"label": label}, ["split1", "split2"]) == [
+        "putting_something_similar_to_othe…",
+        "170x128, 300 frames",
+        "train -",
+    ]
+    assert show.words(row | {"label": "x" * 34}, [])[0] == "x" * 34

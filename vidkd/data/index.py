@@ -12,17 +12,18 @@ are .npy. A column whose name starts with `split` holds "train", "val", "test" o
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute
-import pyarrow.csv
-import pyarrow.parquet
 
+from vidkd.data import index_rows
+from vidkd.data.index_rows import SCHEMA as SCHEMA
+from vidkd.data.index_rows import pc, write_csv
 from vidkd.errors import DataError, one_of
 from vidkd.section import Modality
 
@@ -31,23 +32,6 @@ if TYPE_CHECKING:  # data_prep reads and writes indexes, in many processes, with
 
     from vidkd.types import Shown
 
-pc: Any = pyarrow.compute  # its functions are made at import time, where no type checker sees them
-
-SCHEMA = {
-    "path": pa.string(),  # relative to the folder, "/" between parts
-    "bytes": pa.int64(),
-    "checksum": pa.string(),  # "sha256:<hex>" of the file
-    "frames": pa.int32(),  # decoded, not taken from the header
-    "fps": pa.float64(),
-    "width": pa.int32(),  # px
-    "height": pa.int32(),
-    "label": pa.string(),  # a line of classes.txt; empty where a video as a whole has none
-    "group": pa.string(),  # videos cut from one source share it; held-out parts keep groups whole
-    "status": pa.string(),  # "ok", "truncated", "unreadable", "refused"
-    "reason": pa.string(),  # why not ok
-}
-MEASURED = ("bytes", "frames", "fps", "width", "height")  # more than 0 of every video that is ok
-OUTSIDE = r"^/|^$|(^|/)\.\.(/|$)"  # paths that lead elsewhere
 STATUSES = ("ok", "truncated", "unreadable", "refused")
 
 
@@ -63,7 +47,6 @@ class Clip:
     width: int
     height: int
     bytes: int
-    checksum: str
     start: int | None = None  # the first frame of the one span that this row stands for; None: the whole video
 
 
@@ -71,9 +54,10 @@ Truth = Callable[["Shown"], dict[str, "Tensor"]]
 
 
 class Part:
-    """The videos of one part of one split, addressed 0..N-1 in the order of the index, kept as columns.
+    """The videos of one part of one split, addressed 0..N-1 in the order of the index.
 
-    `truth` is what a task has to say of a clip beside its label. After `spread`, a row is one span of a video.
+    `truth` is what a task has to say of a clip beside its label. After `spread`, a row is one span of a video. `rows`
+    are those of the table, ascending, None: all of them: what several parts share is in memory once.
     """
 
     def __init__(
@@ -84,37 +68,42 @@ class Part:
         truth: Truth | None = None,
         starts: list[int] | None = None,
         modality: Modality = "rgb",
+        rows: pa.Array | None = None,
     ) -> None:
-        self.root, self.table, self.labels = root, table, labels
-        self.truth, self.starts = truth, starts
+        self.root, self._shared, self.labels = root, table, labels
+        self.truth, self.starts, self._rows = truth, starts, rows
         self.modality: Modality = modality
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return len(self.labels)
 
     def __getitem__(self, i: int) -> Clip:
-        row = {
-            name: self.table[name][i].as_py()
-            for name in ("path", "frames", "fps", "width", "height", "bytes", "checksum")
-        }
+        at = i if self._rows is None else self._rows[i].as_py()
+        row = {name: self._shared[name][at].as_py() for name in ("path", "frames", "fps", "width", "height", "bytes")}
         path = row.pop("path")
         start = None if self.starts is None else self.starts[i]
         name = str(Path(path).with_suffix(""))
         return Clip(name=name, path=self.root / path, label=self.labels[i].as_py(), **row, start=start)
 
+    @property
+    def table(self) -> pa.Table:
+        """Its own rows; a copy, unless it has all."""
+        return self._shared if self._rows is None else self._shared.take(self._rows)
+
     def spread(self, starts: list[list[int]]) -> "Part":
         """One row a span: video i once for each of starts[i], side by side."""
-        rows = pa.array([i for i, own in enumerate(starts) for _ in own], pa.int64())
+        again = pa.array([i for i, own in enumerate(starts) for _ in own], pa.int64())
         flat = [start for own in starts for start in own]
-        return Part(self.root, self.table.take(rows), self.labels.take(rows), self.truth, flat, self.modality)
+        rows = again if self._rows is None else self._rows.take(again)
+        return Part(self.root, self._shared, self.labels.take(again), self.truth, flat, self.modality, rows)
 
     def names(self) -> list[str]:
-        return [str(Path(path).with_suffix("")) for path in self.table["path"].to_pylist()]
+        return [str(Path(path).with_suffix("")) for path in self._values("path")]
 
     def check_files(self) -> None:
         """DataError that names the first videos whose files are not there, or not as long as the index says."""
         wrong = []
-        expected_bytes = dict(zip(self.column("path"), self.column("bytes"), strict=True))
+        expected_bytes = dict(zip(self._values("path"), self._values("bytes"), strict=True))
         for path, expected in expected_bytes.items():
             try:
                 size = (self.root / path).stat().st_size
@@ -131,7 +120,18 @@ class Part:
             )
 
     def column(self, name: str) -> list[Any]:
-        return self.table[name].to_pylist()
+        return list(self._values(name))
+
+    def _values(self, name: str) -> Iterator[Any]:
+        """Of one column, in turn."""
+        rows, at = None if self._rows is None else self._rows.to_numpy(), 0
+        for chunk in self._shared[name].chunks:  # taken from all of them at once, the column would be there twice
+            if rows is None:
+                yield from chunk.to_pylist()
+                continue
+            first, last = np.searchsorted(rows, (at, at + len(chunk)))
+            yield from chunk.take(pa.array(rows[first:last] - at)).to_pylist()
+            at += len(chunk)
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,21 @@ class Index:
     """A prepared data set."""
 
     root: Path
-    table: pa.Table
+    facts: pa.Table  # a row a video, without the columns index_rows.LEFT
     classes: tuple[str, ...]
     card: dict[str, Any]  # dataset.json
+
+    def __len__(self) -> int:
+        return self.facts.num_rows
+
+    def batches(self, *names: str) -> Iterator[pa.RecordBatch]:
+        """These columns, or all, read from disk: up to index_rows.BATCH videos at a time."""
+        return index_rows.batches(self.root, names or None)
+
+    @property
+    def table(self) -> pa.Table:
+        """All columns, read from disk."""
+        return pa.Table.from_batches(self.batches())
 
     @property
     def name(self) -> str:
@@ -158,35 +170,41 @@ class Index:
 
     @cached_property
     def splits(self) -> list[str]:
-        return [name for name in self.table.column_names if name.startswith("split")]
+        return [name for name in self.facts.column_names if name.startswith("split")]
 
     def checksum(self) -> str:
         """sha256 of the index and the classes: equal for equal videos, labels and splits."""
         digest = hashlib.sha256()
-        for path in (_table_path(self.root), self.root / "classes.txt"):
-            digest.update(path.read_bytes())
+        for path in (index_rows.path_of(self.root), self.root / "classes.txt"):
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
         return digest.hexdigest()
 
     def part(self, split: str, part: str) -> Part:
         """The videos whose column `split` says `part`. DataError if there are none, or if one of them is not ok."""
         if split not in self.splits:
             raise DataError(f"{self.root}: {one_of(split, self.splits, 'split')}")
-        rows = self.table.filter(pc.equal(self.table[split], part))
-        if not rows.num_rows:
-            parts = sorted(p for p in pc.unique(self.table[split]).to_pylist() if p)
+        own = pc.equal(self.facts[split], part).combine_chunks()
+        count = pc.sum(own).as_py()
+        if not count:
+            parts = sorted(p for p in pc.unique(self.facts[split]).to_pylist() if p)
             raise DataError(
                 f"{self.root}: no video in part {part!r} of {split!r}; it has: {', '.join(parts) or 'nothing'}"
             )
-        bad = rows.filter(pc.not_equal(rows["status"], "ok"))
+        bad = self.facts.filter(pc.and_(own, pc.not_equal(self.facts["status"], "ok")))
         if bad.num_rows:
             first = bad.slice(0, 1).to_pylist()[0]
             raise DataError(
-                f"{self.root}: {bad.num_rows} of {rows.num_rows} videos in part {part!r} of {split!r} are not ok; "
+                f"{self.root}: {bad.num_rows} of {count} videos in part {part!r} of {split!r} are not ok; "
                 f"the first is {first['path']!r}: {first['status']}, {first['reason']}. "
                 "Mend or remove them, and prepare the data set again"
             )
-        labels = pc.index_in(rows["label"].combine_chunks(), value_set=pa.array(self.classes)).fill_null(-1)
-        return Part(self.root, rows, labels, modality=self.modality)
+        labels = pc.index_in(self.facts["label"], value_set=pa.array(self.classes)).combine_chunks().fill_null(-1)
+        if count == len(self):
+            return Part(self.root, self.facts, labels, modality=self.modality)
+        rows = pc.indices_nonzero(own)
+        return Part(self.root, self.facts, labels.take(rows), modality=self.modality, rows=rows)
 
 
 def read(root: Path) -> Index:
@@ -197,41 +215,7 @@ def read(root: Path) -> Index:
     classes = tuple(_read_text(root / "classes.txt").splitlines())
     if len(set(classes)) != len(classes) or not all(classes):
         raise DataError(f"{root / 'classes.txt'}: class names must be unique and not empty")
-    table = _read_table(root)
-    if not table.num_rows:
-        raise DataError(f"{root}: the index has no rows; prepare the data set again")
-    if foreign := set(pc.unique(table["label"]).to_pylist()) - {*classes, ""}:
-        name = sorted(map(str, foreign))[0]
-        raise DataError(
-            f"{root}: {len(foreign)} label(s) are not in classes.txt: {one_of(name, list(classes)[:50], 'class')}"
-        )
-    outside = table.filter(pc.match_substring_regex(table["path"], OUTSIDE))
-    if outside.num_rows:
-        path = outside["path"][0].as_py()
-        raise DataError(f"{root}: the index names {path!r}; paths must lie in the folder, and be relative to it")
-    if _different_names(table["path"]) != table.num_rows:
-        raise DataError(f"{root}: the index names some video twice (names are paths without their suffix)")
-    _check_numbers(root, table)
-    return Index(root, table, classes, card)
-
-
-def _different_names(paths: pa.ChunkedArray) -> int:
-    """How many different names there are, paths without their suffix."""
-    return pc.count_distinct(pc.replace_substring_regex(paths, r"\.[^./]*$", "")).as_py()
-
-
-def _check_numbers(root: Path, table: pa.Table) -> None:
-    """DataError for a video that is said to be ok and to have no frames, no size or no rate."""
-    ok = pc.equal(table["status"], "ok")
-    for name in MEASURED:
-        positive = pc.and_(pc.greater(table[name], 0), pc.is_finite(pc.cast(table[name], pa.float64())))
-        bad = table.filter(pc.and_(ok, pc.invert(pc.fill_null(positive, False))))  # the good ones: a copy of all
-        if bad.num_rows:
-            first = bad.slice(0, 1).to_pylist()[0]
-            raise DataError(
-                f"{root}: {bad.num_rows} video(s) cannot be ok: the first is {first['path']!r}, whose {name} is "
-                f"{first[name]}; prepare the data set again"
-            )
+    return Index(root, index_rows.read(root, classes), classes, card)
 
 
 def write(root: Path, rows: pa.Table | pa.RecordBatchReader, classes: tuple[str, ...], card: dict[str, Any]) -> None:
@@ -244,14 +228,6 @@ def write(root: Path, rows: pa.Table | pa.RecordBatchReader, classes: tuple[str,
     partial = root / ".tmp-index.csv"
     write_csv(rows, partial)
     partial.replace(root / "index.csv")
-
-
-def write_csv(rows: pa.Table | pa.RecordBatchReader, path: Path) -> None:
-    """Write a table; of a reader, one batch at a time is in memory."""
-    reader = rows.to_reader() if isinstance(rows, pa.Table) else rows
-    with pyarrow.csv.CSVWriter(path, reader.schema) as writer:
-        for batch in reader:
-            writer.write_batch(batch)
 
 
 def discard(root: Path) -> None:
@@ -280,29 +256,3 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror}); prepare the data set again") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: is not UTF-8 text; prepare the data set again") from None
-
-
-def _table_path(root: Path) -> Path:
-    csv = root / "index.csv"
-    return csv if csv.exists() else root / "index.parquet"
-
-
-def _read_table(root: Path) -> pa.Table:
-    path = _table_path(root)
-    if not path.exists():
-        raise DataError(f"{root}: holds neither index.csv nor index.parquet; prepare it with python -m data_prep")
-    try:
-        if path.suffix == ".parquet":
-            table = pyarrow.parquet.read_table(path)
-        else:
-            # Every column is read as what the schema says: a group "007" stays a string.
-            header = pyarrow.csv.open_csv(path).schema.names
-            types = {name: SCHEMA.get(name, pa.string()) for name in header}
-            options = pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=False)
-            parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
-            table = pyarrow.csv.read_csv(path, convert_options=options, parse_options=parse)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    if missing := [name for name in SCHEMA if name not in table.column_names]:
-        raise DataError(f"{path}: lacks the column(s) {', '.join(missing)}")
-    return table

@@ -22,6 +22,7 @@ from vidkd.errors import ConfigError, VidkdError
 
 INCHES = 1.15  # a frame's side on the sheet
 DPI = 100
+LETTERS = 28  # of a video's name
 
 
 def main(argv: list[str]) -> int:
@@ -87,9 +88,16 @@ def draw(data_set: Index, part: Part, data: Data, views: dict[str, ViewSpec], n:
             kept = sampling.subsample(range(columns), frames.shape[2])
             _row(line, frames[0].transpose(0, 1), kept, [(j, j / video.fps) for j in indices])
             label = f"{name}\n{frames.shape[-1]} px, {frames.shape[2]} frames"
-            heading = f"{data_set.classes[video.label]}\n{video.name.rsplit('/', 1)[-1][-28:]}\n" if not below else ""
+            heading = (
+                f"{data_set.classes[video.label]}\n{_ending(video.name.rsplit('/', 1)[-1])}\n" if not below else ""
+            )
             line[0].text(-0.12, 0.5, heading + label, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
     return figure
+
+
+def _ending(name: str) -> str:
+    """The name, or an ellipsis and its end: videos of one source differ there."""
+    return name if len(name) <= LETTERS else f"…{name[1 - LETTERS :]}"
 
 
 def _row(line: list, frames: Tensor, columns: list[int], times: list[tuple[int, float]]) -> None:
