@@ -31,7 +31,7 @@ class Rows:
     Table `items` of the database `db` has them: position from 0, path, source, label, grp and a part p0, p1, ... for
     each split. A path is made printable; a source is a blob, and SQL has printable(source) too. The videos of a folder
     that would hold more than MOST_IN_A_FOLDER get folders in it, by a hash of their names. DataError if two videos
-    would be written to one path.
+    would be written to one path, or one is in a part that there is not.
     """
 
     def __init__(self, items: Iterable[Item], splits: Sequence[str]) -> None:
@@ -52,6 +52,7 @@ class Rows:
         if self._large:
             self.rename(self.placed)
         self._check_paths()
+        self._check_parts()
 
     def __len__(self) -> int:
         return self._count
@@ -97,6 +98,12 @@ class Rows:
         both = self.db.one("SELECT casefold(path) AS key FROM items WHERE key IN folders ORDER BY key LIMIT 1")
         if both is not None:
             raise DataError(f"{both!r} would be a video and a folder of others; rename one of the two")
+
+    def _check_parts(self) -> None:
+        for split, part in zip(self.splits, self.parts, strict=True):
+            strange = self.db.one(f"SELECT {part} FROM items WHERE {part} NOT IN ('train', 'val', 'test', '') LIMIT 1")
+            if strange is not None:
+                raise DataError(f"{split}: a video is in part {strange!r}, which is none of: train, val, test")
 
 
 def _above(folder: str) -> Iterator[str]:

@@ -109,7 +109,7 @@ def match(root: Path, lists: Lists, allow_missing: bool, found: Found) -> tuple[
         )
     notes: dict[str, object] = {"listed": wanted, "missing": missing, "unlisted": len(found) - len(rows)}
     if found.not_utf8:
-        notes["not UTF-8"] = f"{found.not_utf8} of the unlisted, which no list can name; the first is {found.first}"
+        notes["not UTF-8"] = found.of_no_list()
     return rows, notes
 
 

@@ -98,6 +98,10 @@ class Found:
     def __len__(self) -> int:
         return self._count
 
+    def of_no_list(self) -> str:
+        """A word on the videos whose names are not UTF-8."""
+        return f"{self.not_utf8} of the unlisted, which no list can name; the first is {self.first}"
+
     def __contains__(self, stem: str) -> bool:
         return self._db.one("SELECT 1 FROM files WHERE stem = ?", blob(stem)) is not None
 

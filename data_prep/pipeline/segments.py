@@ -39,7 +39,8 @@ def run(
 
     Segments are written with the videos that were made, and with no others.
     """
-    found = {annotations.bare(stem): path for stem, path in Found(args.root, by_hand).items()}
+    on_disk = Found(args.root, by_hand)
+    found = _by_bare_name(on_disk)
     wanted = sorted(video for video in part_of)
     missing = [video for video in wanted if video.rpartition("/")[2] not in found]
     if missing and not args.allow_missing:
@@ -52,6 +53,9 @@ def run(
         for video in wanted
         if (stem := video.rpartition("/")[2]) in found
     ]
+    counts: dict[str, Any] = {"annotated": len(wanted), "missing": len(missing), "unlisted": len(found) - len(items)}
+    if on_disk.not_utf8:
+        counts["not UTF-8"] = on_disk.of_no_list()
     listing = Listing(
         name=name,
         classes=tuple(sorted(set(said.actions.label))),
@@ -59,7 +63,7 @@ def run(
         horizontal_flip="changes_labels" if flip_changes_labels else "keeps_labels",
         licence=licence,
         files=files,
-        notes={**notes, "annotated": len(wanted), "missing": len(missing)},
+        notes={**notes, **counts},
     )
     status = prepare.run(listing, args)
     if (args.out / "index.csv").exists():
@@ -67,6 +71,16 @@ def run(
         own = replace(said, actions=_renamed(said.actions, name_of), ambiguous=_renamed(said.ambiguous, name_of))
         _write(args.out, own, clock, {name_of[video]: part for video, part in part_of.items()})
     return status
+
+
+def _by_bare_name(on_disk: Found) -> dict[str, str]:
+    """The path of each video by the name that annotations call it. DataError if two that differ in size have one."""
+    found: dict[str, str] = {}
+    for stem, path in on_disk.items():
+        first = found.setdefault(annotations.bare(stem), path)
+        if first != path and Path(first).stat().st_size != Path(path).stat().st_size:
+            raise DataError(f"{first} and {path}: two different videos of one name; remove one of them")
+    return found
 
 
 def _renamed(own: Segments, name_of: Mapping[str, str]) -> Segments:

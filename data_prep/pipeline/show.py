@@ -57,10 +57,14 @@ def _spread(rows: np.ndarray, count: int) -> list[int]:
 
 
 def words(row: Mapping[str, Any], splits: Sequence[str]) -> list[str]:
-    """What is said of a video beside its frames, line by line; what is too long ends in an ellipsis."""
+    """What is said of a video beside its frames, line by line; what is too long has an ellipsis for its end, or for
+    its beginning where it is a name: those of one source differ in their ends."""
     parts = " ".join(row[name] or "-" for name in splits)
-    lines = (row["label"], f"{row['width']}x{row['height']}, {row['frames']} frames", parts)
-    return [line if len(line) <= LETTERS else f"{line[: LETTERS - 1]}…" for line in lines]
+    lines = [row["label"], f"{row['width']}x{row['height']}, {row['frames']} frames", parts]
+    lines = [line if len(line) <= LETTERS else f"{line[: LETTERS - 1]}…" for line in lines]
+    name = row["path"].rpartition("/")[2].rpartition(".")[0]
+    lines.insert(1, name if len(name) <= LETTERS else f"…{name[1 - LETTERS :]}")
+    return lines if row["label"] else lines[1:]
 
 
 def _draw(data: index.Index, rows: list[dict[str, Any]], columns: int, sheet: Path) -> None:
@@ -69,9 +73,9 @@ def _draw(data: index.Index, rows: list[dict[str, Any]], columns: int, sheet: Pa
     from vidkd.data import colours
     from vidkd.data.decode import open_video
 
-    figure = Figure(figsize=(1.5 * columns + 2, 1.3 * len(rows)), dpi=80, layout="constrained")
-    if data.modality == "flow":
-        figure.suptitle(colours.LEGEND, fontsize=8)
+    figure = Figure(figsize=(1.5 * columns + 2, 1.3 * len(rows) + 0.3), dpi=80, layout="constrained")
+    said = [data.name, f"part in {', '.join(data.splits)}"] if data.splits else [data.name]
+    figure.suptitle("; ".join([*said, colours.LEGEND] if data.modality == "flow" else said), fontsize=8)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         at = [round(i * (row["frames"] - 1) / max(columns - 1, 1)) for i in range(columns)]

@@ -34,6 +34,14 @@ KINDS: dict[str, tuple[str, str]] = {
         ".mkv",
         "-c:v libx264 -preset fast -bf 3 -b_strategy 0 -sc_threshold 0 -x264-params keyint=24:open-gop=1:scenecut=0",
     ),
+    "h264_mkv_no_b_frames": (".mkv", "-c:v libx264 -preset fast -g 24 -bf 0 -sc_threshold 0 -x264-params slices=3"),
+    # Its "key frames" are whole some frames later: a column at a time is drawn anew.
+    "h264_refreshed": (".mp4", "-c:v libx264 -preset veryfast -g 12 -bf 0 -x264-params intra-refresh=1"),
+    "h264_mkv_refreshed": (".mkv", "-c:v libx264 -preset veryfast -g 12 -bf 0 -x264-params intra-refresh=1"),
+    "h264_fragmented_refreshed": (
+        ".mp4",
+        "-c:v libx264 -preset veryfast -g 12 -bf 0 -x264-params intra-refresh=1 -movflags frag_keyframe+empty_moov",
+    ),
     "h264_all_intra": (".mp4", "-c:v libx264 -preset veryfast -g 1"),
     "h264_fragmented": (
         ".mp4",

@@ -14,10 +14,12 @@ from data import numbered
 from vidkd.data import container, decode
 from vidkd.errors import ConfigError, DataError
 
-PLAIN = {"prepared", "h264_all_intra", "vp9_webm", "vp8_webm"}  # stored in the order they are shown
+# Stored in the order they are shown.
+PLAIN = {"prepared", "h264_all_intra", "h264_mkv_no_b_frames", "vp9_webm", "vp8_webm"}
 INDEXED = {"prepared", "h264_all_intra"}  # in an MP4 that says so
 NO_TIMES = {k for k, (suffix, _) in numbered.KINDS.items() if suffix not in (".mp4", ".mov", ".mkv", ".webm")}
-REFUSED = {"decord": set(numbered.KINDS) - PLAIN, "torchcodec": NO_TIMES}
+REFRESHED = {k for k in numbered.KINDS if k.endswith("refreshed")}
+REFUSED = {"decord": set(numbered.KINDS) - PLAIN, "torchcodec": NO_TIMES | REFRESHED}
 Film = Callable[[str], Path]
 
 

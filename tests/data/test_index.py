@@ -70,10 +70,12 @@ def test_a_video_that_is_ok_has_frames_a_rate_and_a_size(root: Path, column: str
         index.read(root)
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../x.mp4", "a/../../x.mp4", "..", ""])
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../x.mp4", "a/../../x.mp4", "..", "", "./x.mp4", "a//x.mp4", "a/", "a\0.mp4"]
+)
 def test_a_path_that_leads_out_of_the_folder(root: Path, path: str):
     rewrite(root, "path", path)
-    with pytest.raises(DataError, match="paths must lie in the folder"):
+    with pytest.raises(DataError, match="paths must be relative to the folder"):
         index.read(root)
 
 
@@ -133,6 +135,54 @@ def test_other_columns_stay_on_disk_until_they_are_asked_for(mixed: Path):
     assert data.part("split1", "train")[3].frames == 10
     with pytest.raises(DataError, match="holds neither"):
         list(data.batches("group"))
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [("path", pa.dictionary(pa.int32(), pa.string())), ("path", pa.large_string()), ("path", pa.string_view()),
+     ("label", pa.dictionary(pa.int8(), pa.string())), ("split1", pa.dictionary(pa.int8(), pa.string())),
+     ("frames", pa.string()), ("fps", pa.float32()), ("group", pa.int64())],
+)  # fmt: skip
+def test_a_parquet_file_may_keep_columns_its_own_way(root: Path, column: str, kind: pa.DataType):
+    expected = index.read(root).table
+    if column == "group":
+        numbers = pa.array(["7"] * len(expected))
+        expected = expected.set_column(expected.column_names.index(column), column, numbers)
+    at = expected.column_names.index(column)
+    pyarrow.parquet.write_table(expected.set_column(at, column, expected[column].cast(kind)), root / "index.parquet")
+    (root / "index.csv").unlink()
+    data = index.read(root)
+    assert data.table.equals(expected)
+    assert len(data.part("split1", "train").names()) == 4
+
+
+def test_a_parquet_file_with_other_contents_or_none(root: Path):
+    """A status that is not there is not ok; a text that is no number, and nested values, are errors of the file."""
+    table = index.read(root).table
+    n = len(table)
+    (root / "index.csv").unlink()
+    for column, values, said in (
+        ("status", pa.array([None] + ["ok"] * (n - 1)), "1 of 4 videos in part 'train' .*are not ok"),
+        ("path", pa.array([None, *table["path"].to_pylist()[1:]]), "the index names ''"),
+        ("frames", pa.array(["many"] * n), "index.parquet: cannot be read .*many"),
+        ("frames", pa.array([[3]] * n), "index.parquet: cannot be read"),
+        ("path", pa.array([b"\xff"] * n), "index.parquet: cannot be read"),
+    ):
+        wrong = table.set_column(table.column_names.index(column), column, values)
+        pyarrow.parquet.write_table(wrong, root / "index.parquet")
+        with pytest.raises(DataError, match=said):
+            index.read(root).part("split1", "train")
+    pyarrow.parquet.write_table(table.drop_columns(["split1"]), root / "index.parquet")
+    with pytest.raises(DataError, match="no column whose name starts with `split`"):
+        index.read(root).part("split1", "train")
+
+
+@pytest.mark.parametrize("column", ["path", "split1"])
+def test_a_column_that_stands_there_twice(mixed: Path, column: str):
+    table = index.read(mixed).table
+    index.write_csv(table.append_column(column, table[column]), mixed / "index.csv")
+    with pytest.raises(DataError, match=f"index.csv: has the column '{column}' more than once"):
+        index.read(mixed)
 
 
 def test_a_name_that_stands_there_twice(mixed: Path):

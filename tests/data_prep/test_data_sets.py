@@ -181,6 +181,9 @@ def test_ucf101_in_other_letters(named_videos, tmp_path, data_prep, read_rows):
     assert read_rows(tmp_path / "out")["Handstand/v_HandStand_g01_c01.mp4"]["split2"] == "test"
     (root / "splits.csv").write_text("clip,label,split1,split2,split3\n")
     assert "names no video" in data_prep("ucf101", "--root", root, "--out", tmp_path / "out2")[1]
+    (root / "splits.csv").write_text("clip,label,split1,split2\nv_HandStand_g01_c01.avi,Handstand,train,Test\n")
+    status, said = data_prep("ucf101", "--root", root, "--out", tmp_path / "out2")
+    assert status == 2 and "split2: a video is in part 'Test', which is none of: train, val, test" in said
 
 
 @pytest.mark.parametrize("separator", [" ", ",", "\t"])

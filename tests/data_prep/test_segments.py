@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -259,6 +260,22 @@ def test_thumos14_and_activitynet_from_videos_that_are_there(videos, thumos, sha
     assert code == 0
     said = annotations.read(out / "segments.csv").actions
     assert (said.video.tolist(), said.label.tolist()) == (["QOlSCBRmfWY"], ["Ballet"])
+    notes = json.loads((out / "provenance.json").read_text())["notes"]
+    assert (notes["annotated"], notes["missing"], notes["unlisted"]) == (14377, 14376, 3)  # 9,649 and 4,728 of them
+    (videos / "QOlSCBRmfWY.webm").write_bytes(b"of another size")
+    code, _ = prepare(videos, "activitynet", "--annotations", str(anet), "--allow-missing")
+    assert code == 2 and "two different videos of one name; remove one of them" in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_utf8_is_told_of(videos, tmp_path):
+    os.rename(videos / "d.mp4", os.fsencode(videos / "d") + b"\xe9.mp4")
+    (tmp_path / "s.csv").write_text("video,start,end,label\n" + "".join(f"{v},0,1,run\n" for v in "abc"))
+    code, out = prepare(videos, "segments", "--segments", str(tmp_path / "s.csv"))
+    assert code == 0
+    assert (
+        rf"1 of the unlisted, which no list can name; the first is {videos}/d\xe9.mp4"
+        in json.loads((out / "provenance.json").read_text())["notes"]["not UTF-8"]
+    )
 
 
 def test_the_real_segments_of_ucf101(shared):

@@ -79,11 +79,14 @@ def test_samples_are_spread_over_a_class():
 
 
 def test_what_is_too_long_beside_the_frames_ends_in_an_ellipsis():
-    row = {"width": 170, "height": 128, "frames": 300, "split1": "train", "split2": ""}
+    row = {"width": 170, "height": 128, "frames": 300, "split1": "train", "split2": "", "path": "a/short.name.mp4"}
     label = "putting_something_similar_to_other_things"
     assert show.words(row | {"label": label}, ["split1", "split2"]) == [
         "putting_something_similar_to_othe…",
+        "short.name",
         "170x128, 300 frames",
         "train -",
     ]
     assert show.words(row | {"label": "x" * 34}, [])[0] == "x" * 34
+    untrimmed = row | {"label": "", "path": f"{'x' * 40}_0000004.mp4"}  # its segments have labels
+    assert show.words(untrimmed, ["split1"]) == [f"…{'x' * 25}_0000004", "170x128, 300 frames", "train"]

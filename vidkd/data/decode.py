@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from vidkd.data import container, features, packed
+from vidkd.data import container, features, h264, packed
 from vidkd.data.container import Header
 from vidkd.data.decoders import REMEDY, Backend, Decord, Facts, TorchCodec, undecodable
 from vidkd.data.pyav import PyAV, PyAVStored, pyav_reads_index
@@ -103,7 +103,7 @@ def open_video(path: Path, decoder: Decoder = "auto") -> Video:
         return Video(path, "packed", packed.Packed(path, header))
     if header.kind == "features":
         return Video(path, "features", features.Features(path))
-    facts = _facts(path, header)
+    facts = _facts(path, header, decoder)
     name = _quickest(facts) if decoder == "auto" else decoder
     check(name)
     return Video(path, name, BACKENDS[name](path, facts))
@@ -158,10 +158,11 @@ def _installed(name: str) -> bool:
 DECORD_MIN_WIDTH_PX = 80  # its copy of a frame fails at widths 16, 24, 48 and 72, whose rows FFmpeg pads
 
 
-def _facts(path: Path, header: Header) -> Facts:
-    if header.plain and header.codec in ("avc1", "vp09"):
-        decord_is_exact = header.width >= DECORD_MIN_WIDTH_PX
-        return Facts(header.kind, True, decord_is_exact, indexed=True, stored=header.stored, fps=header.fps)
+def _facts(path: Path, header: Header, decoder: Decoder) -> Facts:
+    # The other decoders jump to whatever the container calls a key frame: what that is, only a look at it tells.
+    to_pyav = decoder == "pyav" or (decoder == "auto" and (header.stored or pyav_reads_index()))
+    if header.plain and header.codec in ("avc1", "vp09") and to_pyav:
+        return Facts(header.kind, timed=True, indexed=True, stored=header.stored, fps=header.fps)
     status = path.stat()
     return _probe(path, header.kind, status.st_size, status.st_mtime_ns)
 
@@ -169,6 +170,9 @@ def _facts(path: Path, header: Header) -> Facts:
 @functools.lru_cache(maxsize=1 << 16)
 def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
     """Read the packets, decoding none.
+
+    A picture that is whole only some frames after its "key frame" (intra refresh) is not to be jumped to: decord
+    counts from the first one that is, and PyAV's has traces of what was before.
 
     decord looks for the time a key frame is shown at among the times that packets are stored at. Where frames are
     stored in another order than they are shown (B-frames), it lands on a later key frame, goes back, and is off by a
@@ -180,14 +184,19 @@ def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
         container.check_size(path, codec.width, codec.height, backend.stream.frames)
         if kind not in ("mov", "matroska"):  # in AVI and MPEG-TS, times are missing or not a frame's own
             return Facts(kind)
-        packets = [(p.pts, p.is_keyframe, p.is_discard) for p in backend.container.demux(backend.stream) if p.size]
+        packets, whole, name = [], True, codec.codec.canonical_name
+        for packet in backend.container.demux(backend.stream):
+            if packet.size:
+                packets.append((packet.pts, packet.is_keyframe, packet.is_discard))
+                if packet.is_keyframe and name == "h264":
+                    whole = whole and h264.is_intra(bytes(packet), codec.extradata or b"")
         times = [time for time, _, _ in packets]
-        if None in times or len(set(times)) < len(times) or any(discarded for _, _, discarded in packets):
+        if None in times or len(set(times)) < len(times) or any(discarded for _, _, discarded in packets) or not whole:
             return Facts(kind)
         in_order = times == sorted(times) and len(times) > 1 and packets[0][1]
         if in_order and codec.has_b_frames:  # the decoder reorders frames, and no packet says so
             return Facts(kind)
-        known = codec.codec.canonical_name in ("h264", "vp8", "vp9") and codec.width >= DECORD_MIN_WIDTH_PX
+        known = name in ("h264", "vp8", "vp9") and codec.width >= DECORD_MIN_WIDTH_PX
         return Facts(kind, timed=True, decord_is_exact=in_order and known)
     except backend.errors as error:
         raise undecodable(path, "pyav", error) from None

@@ -183,6 +183,8 @@ class Index:
 
     def part(self, split: str, part: str) -> Part:
         """The videos whose column `split` says `part`. DataError if there are none, or if one of them is not ok."""
+        if not self.splits:
+            raise DataError(f"{self.root}: the index has no column whose name starts with `split`; prepare it again")
         if split not in self.splits:
             raise DataError(f"{self.root}: {one_of(split, self.splits, 'split')}")
         own = pc.equal(self.facts[split], part).combine_chunks()

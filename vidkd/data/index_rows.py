@@ -30,7 +30,7 @@ SCHEMA = {
 }
 MEASURED = ("bytes", "frames", "fps", "width", "height")  # more than 0 of every video that is ok
 LEFT = ("checksum", "group")  # on disk: no training asks for them, and they are nearly half of an index
-OUTSIDE = r"^/|^$|(^|/)\.\.(/|$)"  # paths that lead elsewhere
+OUTSIDE = r"(^|/)\.{0,2}(/|$)|\x00"  # paths that lead elsewhere, or that are a second way to write another one
 BATCH = 4096  # rows, at most
 
 
@@ -48,9 +48,9 @@ def batches(root: Path, names: Sequence[str] | None = None) -> Iterator[pa.Recor
         raise DataError(f"{root}: holds neither index.csv nor index.parquet; prepare it with python -m data_prep")
     try:
         for batch in (_parquet if path.suffix == ".parquet" else _csv)(path, names):
-            own = batch if names is None else batch.select(names)
+            own = _typed(batch if names is None else batch.select(names))
             yield from (own.slice(at, BATCH) for at in range(0, max(own.num_rows, 1), BATCH))
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
 
 
@@ -74,9 +74,21 @@ def _csv(path: Path, names: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         yield from file
 
 
-def _check_columns(path: Path, there: Sequence[str]) -> None:
+def _typed(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The same as SCHEMA says, whatever a Parquet file keeps it as: codes of texts, no text, other numbers."""
+    columns = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        kind = SCHEMA.get(name, pa.string() if name.startswith("split") else column.type)
+        own = column if column.type == kind else pc.cast(column, kind)
+        columns.append(pc.fill_null(own, "") if kind == pa.string() else own)
+    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
+
+
+def _check_columns(path: Path, there: list[str]) -> None:
     if missing := [name for name in SCHEMA if name not in there]:
         raise DataError(f"{path}: lacks the column(s) {', '.join(missing)}")
+    if twice := sorted({name for name in there if there.count(name) > 1}):
+        raise DataError(f"{path}: has the column {twice[0]!r} more than once; leave one of them")
 
 
 def read(root: Path, classes: tuple[str, ...]) -> pa.Table:
@@ -124,7 +136,7 @@ class _Checks:
             name = one_of(sorted(map(str, self.foreign))[0], list(self.classes)[:50], "class")
             raise DataError(f"{self.root}: {len(self.foreign)} label(s) are not in classes.txt: {name}")
         if self.outside is not None:
-            right = "paths must lie in the folder, and be relative to it"
+            right = "paths must be relative to the folder, lie in it, and have no empty part, `.` or `..`"
             raise DataError(f"{self.root}: the index names {self.outside!r}; {right}")
         # Different hashes are different names; only of equal ones the names must be looked at.
         if np.unique(np.concatenate(self.names)).size != self.count and self._different_names() != self.count:
