@@ -142,7 +142,8 @@ def _classes(data: Index) -> str:
     totals = [sum(each.values()) for each in counts.values()]
     used = [part for part in PARTS if any(part in each for each in counts.values())]
     legend = "".join(f"<span class='key {part}'></span>{part or 'in no part'}" for part in used)
-    said = f"{min(totals):,} to {max(totals):,} videos a class; {_esc(split or 'no split')}:{legend}"
+    counted = " to ".join(f"{total:,}" for total in sorted({min(totals), max(totals)}))
+    said = f"videos a class: {counted}; {_esc(split or 'no split')}:{legend}"
     return f"<h2>Classes</h2><p class=soft>{said}</p><div class=classes>{''.join(rows)}</div>"
 
 

@@ -97,6 +97,9 @@ def test_pixels_do_not_depend_on_where_reading_began_nor_on_the_decoder(film: Fi
 def test_one_frame_odd_sizes_and_rotation(film: Film, tmp_path: Path):
     one = numbered.encode(tmp_path / "one.mp4", "-c:v libx264", frames=1)
     assert shown(one, [0, 0]) == [0, 0]
+    alone = numbered.encode(tmp_path / "one.webm", numbered.KINDS["vp9_webm"][1], frames=1)
+    with decode.open_video(alone) as video:
+        assert video.decoder == "pyav" and numbered.numbers(video.get([0, 0])) == [0, 0]
     for name, options in (("odd.mp4", "-c:v libx264 -pix_fmt yuv444p"), ("odd.avi", "-c:v mpeg4 -g 12 -bf 2 -q:v 3")):
         odd = numbered.encode(tmp_path / name, options, size=(131, 97))
         with decode.open_video(odd) as video:
@@ -116,6 +119,16 @@ def test_what_an_edit_list_cuts_away_is_not_there(film: Film, tmp_path: Path, ki
     with decode.open_video(cut) as video:
         assert video.frames == 55
     assert shown(cut, [0, 20, 54]) == [35, 55, 89]
+
+
+def test_what_starts_amid_a_group_says_so(film: Film, tmp_path: Path):
+    """decord would count from its first key frame."""
+    cut = tmp_path / "cut.mkv"
+    numbered.ffmpeg(["-i", str(film("h264_mkv_no_b_frames")), "-c", "copy", "-bsf:v", "noise=drop=lt(n\\,5)", str(cut)])
+    with decode.open_video(cut) as video:
+        assert video.decoder == "pyav"
+        with pytest.raises(DataError, match=r"cut\.mkv: its frame 0 is damaged"):
+            video.get([0])
 
 
 def test_frames_that_share_one_time_are_counted(film: Film, tmp_path: Path):

@@ -1,5 +1,6 @@
 """A prepared data set that is not whole is one clear error, which names what is wrong with it."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -191,6 +192,58 @@ def test_a_name_that_stands_there_twice(mixed: Path):
     index.write_csv(table.set_column(0, "path", paths), mixed / "index.csv")
     with pytest.raises(DataError, match="names some video twice"):
         index.read(mixed)
+
+
+def test_a_dot_in_a_folder_starts_no_suffix(mixed: Path):
+    table = index.read(mixed).table
+    index.write_csv(table.set_column(0, "path", pa.array([f"v1.{i % 2}/{i}" for i in range(10)])), mixed / "index.csv")
+    assert len(index.read(mixed)) == 10
+
+
+def test_texts_that_look_like_something_else(mixed: Path):
+    """A class may be called NA, a column may be empty in every row, a reason have many lines."""
+    table = index.read(mixed).table
+    (mixed / "classes.txt").write_text("NA\nnull\n")
+    for column, values in (
+        ("label", ["NA", "null"] * 5),
+        ("split2", [""] * 10),
+        ("reason", ['a,\n"b"\r\nc' * 30_000] * 10),
+    ):
+        others = table.drop_columns([column] if column in table.column_names else [])
+        table = others.append_column(column, pa.array(values))
+    index.write_csv(table, mixed / "index.csv")
+    data = index.read(mixed)
+    assert data.table.equals(table)
+    assert data.part("split1", "val").column("label") == ["null", "NA", "null"]
+
+
+def test_spans_keep_what_their_part_says(mixed: Path):
+    """Also of videos without a class, whose label is -1."""
+    (mixed / "dataset.json").write_text('{"name": "x", "horizontal_flip": "keeps_labels", "modality": "flow"}')
+    table = index.read(mixed).table
+    index.write_csv(table.set_column(7, "label", pa.array([""] * 10)), mixed / "index.csv")
+    part = index.read(mixed).part("split1", "train")
+    part.truth = lambda _: {}
+    spans = part.spread([[0, 3], [], [1], []])
+    assert (spans.modality, spans.truth) == ("flow", part.truth)
+    assert [(spans[i].name, spans[i].start, spans[i].label) for i in range(3)] == [
+        ("c/0", 0, -1),
+        ("c/0", 3, -1),
+        ("c/6", 1, -1),
+    ]
+
+
+def test_the_checksum_is_of_the_index_and_the_classes(mixed: Path):
+    data = index.read(mixed)
+    before = data.checksum()
+    path, classes = index_rows.path_of(mixed), mixed / "classes.txt"
+    content = path.read_bytes()
+    assert before == hashlib.sha256(content + classes.read_bytes()).hexdigest()
+    path.write_bytes(content[:-1] + b"?")
+    assert data.checksum() != before
+    path.write_bytes(content)
+    classes.write_text("a\nc\n")
+    assert data.checksum() != before
 
 
 def test_names_of_one_hash_are_two(mixed: Path, monkeypatch: pytest.MonkeyPatch):

@@ -54,6 +54,12 @@ def test_where_it_goes(tmp_path, videos, data_prep):
     assert data_prep("stats", tmp_path / "out", "--samples", -1)[0] == 2
 
 
+@pytest.mark.parametrize(("labels", "said"), [("abab", "videos a class: 2; "), ("abaa", "videos a class: 1 to 3; ")])
+def test_how_many_videos_a_class_has(labels, said):
+    rows = pa.table({"label": list(labels), "split1": ["train", "test"] * 2})
+    assert said in stats._classes(index.Index(Path(), rows, ("a", "b"), {}))
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0 s"), (119.4, "119 s"), (3600, "60 min"), (7200, "2.0 h"), (1e7, "2,777.8 h")]
 )
