@@ -9,6 +9,7 @@ import torch
 
 from small_run import KD, TAUGHT
 from vidkd import config_file, evaluation, results, teacher_scores, train
+from vidkd.data import index
 from vidkd.errors import DataError
 from vidkd.tasks._base import Scored
 
@@ -40,7 +41,7 @@ def kept(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "cache" / "scores").iterdir())
 
 
-def test_a_second_student_of_the_teacher_has_its_answers(trained, tmp_path, capsys):
+def test_a_second_student_of_the_teacher_has_its_answers(trained, root, tmp_path, capsys):
     first, scored, folder = trained("first")
     assert scored == ["student", "teacher"]
     assert "are kept for other runs" in capsys.readouterr().out
@@ -54,13 +55,15 @@ def test_a_second_student_of_the_teacher_has_its_answers(trained, tmp_path, caps
     assert without_weights[0] == without_weights[1]
     name = "teacher_predictions.csv"
     assert (folder / name).read_bytes() == (other / name).read_bytes()
+    videos = len(index.read(root).part("split1", "test"))
+    assert second["teacher"]["protocol"]["coverage"] == {"expected": videos, "scored": videos}
     assert second["agreement"].keys() == first["agreement"].keys()
 
 
 @pytest.mark.parametrize(
     "other",
     ["data.test_views.clips=2", "teacher.view.size_px=40", "teacher.mixed_precision=bf16", "seed=4",
-     "teacher.view.degrade.noise_std=0.1", "task.aggregation=mean_logit"],
+     "data.seed=5", "teacher.view.degrade.noise_std=0.1", "task.aggregation=mean_logit"],
 )  # fmt: skip
 def test_another_protocol_is_scored_anew(trained, other):
     trained("first")

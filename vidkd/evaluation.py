@@ -102,18 +102,18 @@ def _once_each(rows: list[Row], part: Part) -> Scored:
 
 
 def protocol(run: Run, index: Index, task: BaseTask, part_name: str, who: str, weights: str) -> dict[str, Any]:
-    """All that a figure depends on, to be written beside it; `weights` is the checksum of those that are scored."""
+    """All that a figure depends on, to be written beside it (`results.side` adds how many videos were scored);
+    `weights` is the checksum of those that are scored."""
     network: Network | None = run.student if who == "student" else run.teacher
     assert network is not None
     view, clip = network.view, run.data.clip
-    videos = len(index.part(run.data.split, part_name))
     return {
         "task": run.task.model_dump(mode="json"),
         "data_set": index.name,
         "index_sha256": index.checksum(),
         "split": run.data.split,
         "part": part_name,
-        "coverage": {"scored": videos, "expected": videos},  # `score` answers with all of them or not at all
+        "coverage": {"expected": len(index.part(run.data.split, part_name))},
         "network": network.name,
         "options": network.options,
         "attention": network.attention and network.attention.model_dump(mode="json"),

@@ -85,6 +85,7 @@ def _kept(path: Path, scored: Scored, known: Scored | None) -> str:
 def side(task: BaseTask, scored: Scored, protocol: dict[str, Any], cost: dict[str, Any]) -> dict[str, Any]:
     """What results.json says of one network's answers."""
     figures = task.results(scored)
+    protocol = protocol | {"coverage": {**protocol["coverage"], "scored": len(scored.ids)}}
     said = {"headline": task.headline(figures), "primary": task.primary, "title": task.title}
     return figures | said | {"protocol": protocol, "cost": cost}
 

@@ -32,6 +32,7 @@ def place(run: Run, protocol: dict[str, Any]) -> Path | None:
     key = protocol | {
         "format": FORMAT,
         "task": run.task.model_dump(mode="json", exclude=set(run.task.only_teaches)),
+        "data_seed": run.data.seed,  # by which a view's noise is drawn
         "decoders": decode.decoder_versions(),
         "torch": torch.__version__,
     }

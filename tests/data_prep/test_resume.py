@@ -113,9 +113,15 @@ def test_killed_at_twenty_random_moments(tmp_path, make_video, data_prep, tree, 
     for i in range(100):
         make_video(root / "a" / f"{i}.mp4", frames=60, size="320x240")
     words = ["folder", "--root", str(root), "--frames", form, "--workers", "2", "--out"]
-    start = lambda to: subprocess.Popen([sys.executable, "-m", "data_prep", *words, str(to)], start_new_session=True)  # noqa: E731
-    journal = lambda to: to / ".journal.jsonl"  # noqa: E731
-    size = lambda: journal(out).stat().st_size if journal(out).exists() else 0  # noqa: E731
+
+    def start(to):
+        return subprocess.Popen([sys.executable, "-m", "data_prep", *words, str(to)], start_new_session=True)
+
+    def journal(to):
+        return to / ".journal.jsonl"
+
+    def size():
+        return journal(out).stat().st_size if journal(out).exists() else 0
 
     began, process = time.monotonic(), start(tmp_path / "calm")
     while not journal(tmp_path / "calm").exists() and process.poll() is None:
