@@ -8,6 +8,7 @@ own degradation (degrade.py).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from vidkd.config import Augment
 from vidkd.data import randaugment
 from vidkd.section import Modality
 
-COLORED_AT_ONCE = 16384  # pixels: as much as stays in the processor's cache
+COLORED_AT_ONCE = 32768  # pixels: as much as stays in the processor's cache
 Window = tuple[int, int, int, int]  # top, left, height, width, in source pixels
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 # Luma and the plane of colours: turning that plane changes the hue and leaves the luma and the grays alone.
@@ -151,22 +152,23 @@ def recolored(frames: Tensor, colors: Colors, mean_gray: float) -> Tensor:
 
 def _recolored(planes: Tensor, colors: Colors, mean_gray: float) -> Tensor:
     """`recolored` of planes [3, T, H, W]."""
-    matrix = torch.from_numpy(_color_matrix(colors).astype(np.float32))
+    matrix = _color_matrix(colors)
     offset = torch.tensor((1.0 - colors.contrast) * colors.brightness * mean_gray)
-    pixels = planes.numpy().reshape(3, -1)
-    made, room = np.empty_like(pixels), torch.empty(2, 3, min(COLORED_AT_ONCE, pixels.shape[1]))
+    pixels = planes.reshape(3, -1)
+    made, room = np.empty(pixels.shape, np.uint8), torch.empty(2, 3, min(COLORED_AT_ONCE, pixels.shape[1]))
     for some in range(0, pixels.shape[1], COLORED_AT_ONCE):
         part = pixels[:, some : some + COLORED_AT_ONCE]
         given, changed = room[..., : part.shape[1]]
-        given.numpy()[...] = part
+        given.copy_(part)
         torch.addmm(offset, matrix, given, out=changed).round_().clamp_(0, 255)
         made[:, some : some + COLORED_AT_ONCE] = changed.numpy()
     return torch.from_numpy(made).view(planes.shape)
 
 
-def _color_matrix(colors: Colors) -> np.ndarray:
-    """[3, 3] float64: what the change of colours does to RGB, but for contrast's offset."""
+@lru_cache(maxsize=1)  # the views of a clip follow one another
+def _color_matrix(colors: Colors) -> Tensor:
+    """[3, 3] float32: what the change of colours does to RGB, but for contrast's offset."""
     cos, sin = math.cos(2 * math.pi * colors.hue), math.sin(2 * math.pi * colors.hue)
     hue = YIQ_TO_RGB @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ RGB_TO_YIQ
     saturation = colors.saturation * np.eye(3) + (1 - colors.saturation) * LUMA.numpy()
-    return colors.brightness * colors.contrast * (hue @ saturation)
+    return torch.from_numpy((colors.brightness * colors.contrast * (hue @ saturation)).astype(np.float32))
