@@ -62,11 +62,12 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 def begin(args: argparse.Namespace) -> None:
     """ConfigError where the options contradict each other or the disk; then --root and --annotations become folders."""
     root, out = args.root.absolute(), args.out.absolute()
+    real_root, real_out = Path(os.path.realpath(root)), Path(os.path.realpath(out))  # a link may lead into it
     if not args.root.exists():
         raise ConfigError(f"--root {args.root}: no such file or folder")
     if not is_utf8(str(root)):  # then every video of it would be refused
         raise ConfigError(f"--root {printable(str(root))}: its name is not UTF-8; rename it")
-    if out == root or root in out.parents or out in root.parents:
+    if real_out == real_root or real_root in real_out.parents or real_out in real_root.parents:
         raise ConfigError(f"--out {args.out}: must lie beside --root {args.root}, which is never changed")
     bounds = {
         "--holdout": (0 <= args.holdout < 1, "0 or more and below 1"),
@@ -95,8 +96,11 @@ def run(listing: Listing, args: argparse.Namespace) -> int:
         listing = pack.listing_of(listing, args.frames)
         make, named = functools.partial(pack.make_packed, make, args.frames), f"{named} {args.frames}"
     produce.produce(args.out, listing, make, named, args.workers, args.shard, args.executor)
-    if args.shard[1] > 1 and not writer.is_complete(args.out, listing, named):
-        print(f"{args.out}: shard {args.shard[0]} of {args.shard[1]} is done; the last shard to end writes the index")
+    if args.shard[1] > 1 and (left := writer.left_to_make(args.out, listing, named)):
+        print(
+            f"{args.out}: shard {args.shard[0]} of {args.shard[1]} is done; {left} of {len(listing.rows)} videos are "
+            "still to be made with these options by other shards, of which the last to end writes the index"
+        )
         return 0
     more = {"frames": args.frames}
     if args.holdout:

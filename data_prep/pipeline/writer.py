@@ -65,10 +65,10 @@ def _finish(out: Path, listing: Listing, named: str, settings: dict[str, Any], a
     return 2
 
 
-def is_complete(out: Path, listing: Listing, named: str) -> bool:
-    """Whether every video of the listing has been dealt with at these settings, by this shard or another."""
+def left_to_make(out: Path, listing: Listing, named: str) -> int:
+    """How many videos of the listing have not been dealt with at these settings, by this shard or another."""
     journal.load(listing.rows.db, out, named)
-    return listing.rows.db.one(f"SELECT COUNT(*) FROM {MADE}") == len(listing.rows)
+    return len(listing.rows) - listing.rows.db.one(f"SELECT COUNT(*) FROM {MADE}")
 
 
 def _join(out: Path, listing: Listing, named: str) -> None:

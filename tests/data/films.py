@@ -35,9 +35,9 @@ def container_stored(path: Path):
         return container._mp4_header(path, file, path.stat().st_size).stored
 
 
-def frames_or_error(path: Path, indices: list[int]) -> torch.Tensor | str:
+def frames_or_error(path: Path, indices: list[int], decoder: decode.Decoder = "auto") -> torch.Tensor | str:
     try:
-        with decode.open_video(path) as video:
+        with decode.open_video(path, decoder) as video:
             return video.get(indices)
     except DataError as error:
         return str(error)

@@ -19,7 +19,8 @@ PLAIN = {"prepared", "h264_all_intra", "h264_mkv_no_b_frames", "vp9_webm", "vp8_
 INDEXED = {"prepared", "h264_all_intra"}  # in an MP4 that says so
 NO_TIMES = {k for k, (suffix, _) in numbered.KINDS.items() if suffix not in (".mp4", ".mov", ".mkv", ".webm")}
 REFRESHED = {k for k in numbered.KINDS if k.endswith("refreshed")}
-REFUSED = {"decord": set(numbered.KINDS) - PLAIN, "torchcodec": NO_TIMES | REFRESHED}
+REORDERED_FRAGMENTS = {"h264_short_groups", "h264_fragmented"}  # of the first, torchcodec 0.17 takes 86 for 88
+REFUSED = {"decord": set(numbered.KINDS) - PLAIN, "torchcodec": NO_TIMES | REFRESHED | REORDERED_FRAGMENTS}
 Film = Callable[[str], Path]
 
 

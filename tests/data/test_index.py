@@ -71,6 +71,20 @@ def test_a_video_that_is_ok_has_frames_a_rate_and_a_size(root: Path, column: str
         index.read(root)
 
 
+@pytest.mark.parametrize("part", ["Train", " train", "training", "train,test"])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_part_of_another_name_would_be_lost_in_silence(root: Path, part: str, suffix: str):
+    table = index.read(root).table
+    rows = table.to_pylist()
+    rows[1]["split1"] = part
+    changed = pa.Table.from_pylist(rows, table.schema)
+    (root / "index.csv").unlink()
+    write = pyarrow.csv.write_csv if suffix == ".csv" else pyarrow.parquet.write_table
+    write(changed, root / f"index{suffix}")
+    with pytest.raises(DataError, match=rf"'split1' puts {rows[1]['path']!r} in part {part!r}; parts are train, val"):
+        index.read(root)
+
+
 @pytest.mark.parametrize(
     "path", ["/etc/passwd", "../x.mp4", "a/../../x.mp4", "..", "", "./x.mp4", "a//x.mp4", "a/", "a\0.mp4"]
 )

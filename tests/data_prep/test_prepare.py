@@ -292,3 +292,14 @@ def test_a_plain_mp4_is_known_by_its_header(tmp_path, make_video, monkeypatch, r
         patch.setattr(transcode.ffmpeg, "read", None)  # no other program is asked
         assert make("read.mp4", path) == asked
     assert made["read.mp4"] == made["asked.mp4"]
+
+
+def test_a_link_does_not_hide_that_out_lies_in_root(tmp_path, videos, data_prep):
+    link = tmp_path / "link"
+    link.symlink_to(videos)
+    before = sorted(videos.rglob("*"))
+    for root, out in ((videos, link / "out"), (link, videos / "out"), (link, videos), (videos / "jump", link)):
+        status, said = data_prep("folder", "--root", root, "--out", out)
+        assert status == 2
+        assert f"--out {out}: must lie beside --root {root}, which is never changed" in said
+    assert sorted(videos.rglob("*")) == before

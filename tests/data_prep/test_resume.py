@@ -40,6 +40,16 @@ def test_shards_make_the_same(tmp_path, videos, data_prep, tree):
     assert made == tree(whole)
 
 
+def test_shards_of_different_options_do_not_make_a_data_set(tmp_path, videos, data_prep):
+    """Each says how many videos its own options still lack: all are there, and half of them are of another size."""
+    words = ["folder", "--root", videos, "--out", tmp_path / "out"]
+    for shard, short_side in (("0/2", 32), ("1/2", 40)):
+        status, said = data_prep(*words, "--shard", shard, "--short-side", short_side)
+        assert status == 0
+        assert "3 of 6 videos are still to be made with these options by other shards" in said
+    assert not (tmp_path / "out" / "index.csv").exists()
+
+
 def test_shards_with_other_options_and_numbers(tmp_path, videos, data_prep, read_rows):
     """A finished folder, made anew with other options by shards: no index until all is, and then of what is there."""
     out = tmp_path / "out"

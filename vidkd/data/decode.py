@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
-from vidkd.data import container, features, h264, packed
+from vidkd.data import container, features, h264, orientation, packed
 from vidkd.data.container import Header
 from vidkd.data.decoders import REMEDY, Backend, Decord, Facts, TorchCodec, undecodable
 from vidkd.data.pyav import PyAV, PyAVStored, pyav_reads_index
@@ -45,11 +45,15 @@ class Video:
 
     @property
     def width(self) -> int:
-        return self.backend.size_px[0]
+        return self._size_px()[0]
 
     @property
     def height(self) -> int:
-        return self.backend.size_px[1]
+        return self._size_px()[1]
+
+    def _size_px(self) -> tuple[int, int]:
+        with self._errors():
+            return self.backend.size_px
 
     def get(self, indices: Sequence[int]) -> Tensor:
         """[T, 3, H, W] uint8 RGB: the frames at `indices`, in that order; an index may come twice."""
@@ -169,7 +173,7 @@ def _facts(path: Path, header: Header, decoder: Decoder) -> Facts:
 
 @functools.lru_cache(maxsize=1 << 16)
 def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
-    """Read the packets, decoding none.
+    """Read the packets, and decode the first frame.
 
     A picture that is whole only some frames after its "key frame" (intra refresh) is not to be jumped to: decord
     counts from the first one that is, and PyAV's has traces of what was before.
@@ -177,6 +181,10 @@ def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
     decord looks for the time a key frame is shown at among the times that packets are stored at. Where frames are
     stored in another order than they are shown (B-frames), it lands on a later key frame, goes back, and is off by a
     frame or two where the file ends soon after. So it gets only files without, of codecs that its old FFmpeg knows.
+    Of a film in fragments, torchcodec misses frames near the end where they are stored in another order.
+
+    Of several videos in one file both read the largest, PyAV and data_prep the first. Neither mirrors what is meant to
+    be seen mirrored, and decord does not turn what an .mkv says is to be turned.
     """
     backend = PyAV(path, Facts(kind))
     try:
@@ -184,8 +192,9 @@ def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
         container.check_size(path, codec.width, codec.height, backend.stream.frames)
         if kind not in ("mov", "matroska"):  # in AVI and MPEG-TS, times are missing or not a frame's own
             return Facts(kind)
-        packets, whole, name = [], True, codec.codec.canonical_name
+        packets, whole, name, first = [], True, codec.codec.canonical_name, None
         for packet in backend.container.demux(backend.stream):
+            first = first or _first_of(packet)
             if packet.size:
                 packets.append((packet.pts, packet.is_keyframe, packet.is_discard))
                 if packet.is_keyframe and name == "h264":
@@ -193,15 +202,33 @@ def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
         times = [time for time, _, _ in packets]
         if None in times or len(set(times)) < len(times) or any(discarded for _, _, discarded in packets) or not whole:
             return Facts(kind)
+        matrix = first and orientation.matrix_of(first)
+        alone = len(backend.container.streams.video) == 1
+        as_meant = orientation.is_straight(matrix) and not orientation.is_mirrored(matrix)
         in_order = times == sorted(times) and len(times) > 1 and packets[0][1]
         if in_order and codec.has_b_frames:  # the decoder reorders frames, and no packet says so
             return Facts(kind)
         known = name in ("h264", "vp8", "vp9") and codec.width >= DECORD_MIN_WIDTH_PX
-        return Facts(kind, timed=True, decord_is_exact=in_order and known)
+        known = known and (matrix is None or kind == "mov")
+        in_fragments = kind == "mov" and backend.stream.frames != len(packets)
+        return Facts(
+            kind,
+            timed=True,
+            decord_is_exact=alone and as_meant and in_order and known,
+            torchcodec_is_exact=alone and as_meant and not (in_fragments and times != sorted(times)),
+        )
     except backend.errors as error:
         raise undecodable(path, "pyav", error) from None
     finally:
         backend.close()
+
+
+def _first_of(packet: Any) -> Any | None:
+    """The first frame that the packet completes; None also where it is damaged, which reading will say."""
+    try:
+        return next(iter(packet.decode()), None)
+    except PyAV.errors:
+        return None
 
 
 def _pyav(path: Path, facts: Facts) -> Backend:

@@ -28,6 +28,7 @@ class Facts:
     kind: str  # the container, see container.Header
     timed: bool = False  # every frame has a time of its own: it can be found by that
     decord_is_exact: bool = False
+    torchcodec_is_exact: bool = False
     indexed: bool = False  # the container's index holds every frame, by the time it is shown
     stored: Stored | None = None  # where every frame lies in the file
     fps: float = 0.0  # where `stored`
@@ -120,7 +121,7 @@ class TorchCodec:
         from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
 
         self.errors: tuple[type[Exception], ...] = (RuntimeError, ValueError, IndexError)
-        if not facts.timed:
+        if not facts.torchcodec_is_exact:
             raise inexact(path, "torchcodec")
         try:
             self.reader: Any = VideoDecoder(str(path), seek_mode="exact", num_ffmpeg_threads=1)

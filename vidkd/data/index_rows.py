@@ -28,6 +28,7 @@ SCHEMA = {
     "status": pa.string(),  # "ok", "truncated", "unreadable", "refused"
     "reason": pa.string(),  # why not ok
 }
+PARTS = ("train", "val", "test", "")  # what a column whose name starts with `split` may hold
 MEASURED = ("bytes", "frames", "fps", "width", "height")  # more than 0 of every video that is ok
 LEFT = ("checksum", "group")  # on disk: no training asks for them, and they are nearly half of an index
 OUTSIDE = r"(^|/)\.{0,2}(/|$)|\x00"  # paths that lead elsewhere, or that are a second way to write another one
@@ -111,6 +112,7 @@ class _Checks:
     count: int = 0
     foreign: set[str | None] = field(default_factory=set)
     outside: str | None = None  # the first path that leads elsewhere
+    strange: tuple[str, str, str] | None = None  # the first part of another name: split, path, part
     names: list[np.ndarray] = field(default_factory=list)  # their hashes
     impossible: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)  # column -> (how many, the first)
 
@@ -120,6 +122,9 @@ class _Checks:
         if self.outside is None:
             found = batch.filter(pc.match_substring_regex(batch["path"], OUTSIDE))
             self.outside = found["path"][0].as_py() if found.num_rows else None
+        for split in (name for name in batch.schema.names if name.startswith("split") and self.strange is None):
+            found = batch.filter(pc.invert(pc.is_in(batch[split], pa.array(PARTS))))
+            self.strange = (split, found["path"][0].as_py(), found[split][0].as_py()) if found.num_rows else None
         self.names.append(hashes(_names(batch["path"])))
         ok = pc.equal(batch["status"], "ok")
         for name in MEASURED:
@@ -138,6 +143,10 @@ class _Checks:
         if self.outside is not None:
             right = "paths must be relative to the folder, lie in it, and have no empty part, `.` or `..`"
             raise DataError(f"{self.root}: the index names {self.outside!r}; {right}")
+        if self.strange is not None:  # nobody would ask for it by that name, and the video would be in no part
+            split, path, part = self.strange
+            right = "parts are train, val and test, or nothing where a video is in none"
+            raise DataError(f"{self.root}: the column {split!r} puts {path!r} in part {part!r}; {right}")
         # Different hashes are different names; only of equal ones the names must be looked at.
         if np.unique(np.concatenate(self.names)).size != self.count and self._different_names() != self.count:
             raise DataError(f"{self.root}: the index names some video twice (names are paths without their suffix)")

@@ -17,7 +17,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from vidkd.data import container
+from vidkd.data import container, orientation
 from vidkd.data.decoders import NOTHING, REMEDY, Facts, undecodable
 from vidkd.data.mp4 import Stored
 from vidkd.errors import DataError
@@ -103,6 +103,10 @@ class PyAV:
     def close(self) -> None:
         self.container.close()
 
+    def matrix_of(self, frame: Any) -> orientation.Matrix | None:
+        """How the frame is to be turned, if it is."""
+        return orientation.matrix_of(frame)
+
     def _decoded(self, indices: list[int]) -> Iterator[Any]:
         return (self._by_time if self.facts.timed else self._by_count)(indices)
 
@@ -146,10 +150,15 @@ class PyAV:
         """[H, 3 W] uint8, red, green, blue of each pixel, the way up it is meant to be seen; the frame's own memory."""
         plane: Any = self.to_rgb(frame).planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:, : 3 * plane.width]
-        turns = round(frame.rotation / 90) % 4
-        if not turns:
+        matrix = self.matrix_of(frame)
+        if matrix is None:
             return rows
-        turned = np.rot90(rows.reshape(len(rows), -1, 3), turns)
+        if not orientation.is_straight(matrix):
+            raise DataError(
+                f"{self.path}: its pictures are to be shown turned by less than a right angle: prepare the data set "
+                "(python -m data_prep), which does that"
+            )
+        turned = orientation.upright(rows.reshape(len(rows), -1, 3), matrix)
         return turned.reshape(len(turned), -1)
 
 
@@ -179,6 +188,10 @@ class PyAVStored(PyAV):
     @property
     def fps(self) -> float:
         return self.facts.fps
+
+    def matrix_of(self, frame: Any) -> orientation.Matrix | None:
+        """The container turns nothing here, so each frame is not searched for it: that would take a while."""
+        return orientation.matrix_of(frame) if frame.rotation else None
 
     def close(self) -> None:
         self.file.close()
