@@ -60,7 +60,8 @@ def _ray(workers: int) -> Iterator[int]:
     from ray.util.joblib import register_ray  # pyright: ignore[reportMissingImports]
 
     register_ray()
-    ray.init(**({} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(workers, 1)}))
+    here: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(workers, 1)}
+    ray.init(**here)
     try:
         yield max(int(ray.cluster_resources().get("CPU", 1)), 1)
     finally:
