@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from data_prep.pipeline import claim, prepare, produce, writer
 from data_prep.pipeline import pack as packing
-from data_prep.pipeline import prepare, produce, writer
 from data_prep.pipeline.listing import Item, Listing, Rows
 from data_prep.pipeline.produce import Facts
 from vidkd.data import flow, index
@@ -43,12 +43,13 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"{args.root}: holds {NAMES[data.modality]}; give the data set that it was made of")
     settings = Settings(args.algorithm, args.bound)
     listing = listing_of(data)
-    produce.produce(args.out, listing, functools.partial(make_flow, settings), str(settings), args.workers)
-    for name in SEGMENTS:
-        if (data.root / name).is_file():
-            shutil.copyfile(data.root / name, args.out / name)
-    failed = pc.sum(pc.not_equal(data.facts["status"], "ok")).as_py()  # there already, and in no part
-    return writer.finish(args.out, listing, str(settings), asdict(settings), failed)
+    with claim.claimed(args.out, listing):
+        produce.produce(args.out, listing, functools.partial(make_flow, settings), str(settings), args.workers)
+        for name in SEGMENTS:
+            if (data.root / name).is_file():
+                shutil.copyfile(data.root / name, args.out / name)
+        failed = pc.sum(pc.not_equal(data.facts["status"], "ok")).as_py()  # there already, and in no part
+        return writer.finish(args.out, listing, str(settings), asdict(settings), failed)
 
 
 def listing_of(data: index.Index) -> Listing:

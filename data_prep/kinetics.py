@@ -20,7 +20,8 @@ PLACES = (".", "annotations", "../annotations")
 PARTS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
 SOURCE = Source(
     by_hand="Get the csv files from https://github.com/cvdfoundation/kinetics-dataset, which says how to get the "
-    "videos, and name both with --annotations and --root",
+    "videos, and name both with --annotations and --root; the videos are <id>_<start>_<end>.mp4, with six digits "
+    "each, or <id>.mp4, in folders of any depth",
     licence="unknown; see https://github.com/cvdfoundation/kinetics-dataset; the videos belong to their uploaders",
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.pipeline import prepare, produce, rendering, untrimmed, writer
+from data_prep.pipeline import claim, prepare, produce, rendering, untrimmed, writer
 from data_prep.pipeline.listing import Item, Listing, Rows
 from data_prep.pipeline.rendering import CLASSES, PARTS, Settings
 from vidkd.errors import ConfigError, one_of
@@ -54,10 +54,11 @@ def run(args: argparse.Namespace) -> int:
         recipe += f" {classes}"
     if args.untrimmed:
         make = functools.partial(untrimmed.make, settings, classes)
-    produce.produce(args.out, listing, make, recipe, args.workers)
-    if args.untrimmed:
-        listing.notes["actions"] = untrimmed.write_segments(args.out, settings, classes, listing.rows)
-    return writer.finish(args.out, listing, recipe, vars(settings))
+    with claim.claimed(args.out, listing):
+        produce.produce(args.out, listing, make, recipe, args.workers)
+        if args.untrimmed:
+            listing.notes["actions"] = untrimmed.write_segments(args.out, settings, classes, listing.rows)
+        return writer.finish(args.out, listing, recipe, vars(settings))
 
 
 def chosen(said: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ LAYERS = [
         "predictions_file",
         "intervals",
         "stopwatch",
+        "locks",
     },
     {"models"},
     {"methods", "tasks"},
@@ -36,6 +37,7 @@ ROOT = Path(__file__).parent.parent / "vidkd"
 # All that data_prep may use of the toolkit.
 PREPARATION = {
     "errors",
+    "locks",
     "types",
     "annotations",
     "data.index",

@@ -1,12 +1,8 @@
 """A run's folder: whose it is, whether it is finished, and that only one process group writes to it."""
 
-import errno
-import fcntl
 import json
-import os
 import re
 import shutil
-import socket
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +10,7 @@ from vidkd import checkpoint, config_file
 from vidkd.config import Run
 from vidkd.distributed import gather_objects
 from vidkd.errors import ConfigError, DataError
+from vidkd.locks import holder, locked, sign
 
 # What may differ between two starts of one run: it decides how fast, how loudly and when it gives up, not what it is.
 FREE = ("out", "log", "train.processes", "train.threads", "train.log_every_steps", "train.save_every",
@@ -24,7 +21,6 @@ OURS = ("config.yaml", "inputs.json", "metrics.jsonl", "results.json", "student.
         "MODEL_CARD.md", "classes.txt", "student_predictions.csv", "teacher_predictions.csv",
         "report.html")  # fmt: skip
 BAD_BATCHES = "bad_batches"
-JOB = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")  # what schedulers call a job
 ANEW = "; --resume never starts the run anew"
 OURS_FOLDERS = ("checkpoints", "tensorboard", "wandb", "evaluate", BAD_BATCHES)
 
@@ -49,12 +45,8 @@ def claim(run: Run, resume: str) -> IO[str]:
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror}); choose another folder with out=...") from None
     if not locked(lock):
-        lock.seek(0)
-        raise ConfigError(f"{out}: in use by {lock.read().strip() or 'another process'}")
-    lock.truncate(0)
-    job = next((f", job {os.environ[name]}" for name in JOB if name in os.environ), "")
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}{job}\n")
-    lock.flush()
+        raise ConfigError(f"{out}: in use by {holder(lock)}")
+    sign(lock)
     mine = (out / MARK).exists()
     if not mine and any(path.name != ".lock" for path in out.iterdir()):
         raise ConfigError(f"{out}: holds files that are not a run's; choose another folder with out=...")
@@ -146,23 +138,8 @@ def in_use(out: Path) -> str:
         return ""
     with (out / ".lock").open("a+", encoding="utf-8") as lock:
         if not locked(lock):
-            lock.seek(0)
-            return lock.read().strip() or "another process"
+            return holder(lock)
     return ""
-
-
-def locked(file: IO[str]) -> bool:
-    """Lock an open file for this process; False where another one holds it. ConfigError on a disk without locks."""
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: loader workers would inherit it
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
-        raise ConfigError(
-            f"{file.name}: cannot be locked ({error.strerror}), and nothing would keep a second process out; choose a "
-            "folder on a disk that has locks"
-        ) from None
-    return True
 
 
 def read_json(path: Path, remedy: str = "") -> dict[str, Any]:

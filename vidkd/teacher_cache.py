@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from vidkd import checkpoint, distributed, run_dir
+from vidkd import checkpoint, distributed, locks
 from vidkd.config import Cache, Run
 from vidkd.data import clips
 from vidkd.data.index import Index, Part
@@ -163,7 +163,7 @@ def _builder(folder: Path) -> Iterator[None]:
     """One run builds at a time; another that wants the same cache waits here, then finds it built."""
     with (folder / ".lock").open("a") as lock:
         # all ask: none waits for another in a collective
-        while not distributed.from_first(lambda: run_dir.locked(lock)):
+        while not distributed.from_first(lambda: locks.locked(lock)):
             time.sleep(POLL_S)
         yield
 

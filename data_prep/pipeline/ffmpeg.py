@@ -24,6 +24,8 @@ NO_PICTURE = "it holds no picture, only sound or data"
 DISK_FULL = "No space left on device"
 TOO_LARGE = "exceeds specified max pixel count"
 FRAMES = re.compile(r"\bframe= *(\d+)")
+CHANGED = re.compile(r"Reconfiguring filter graph because (.*)")
+SIZE = re.compile(r"\b(\d+)x(\d+)\b")
 
 
 class FfmpegError(Exception):
@@ -39,6 +41,7 @@ class Report:
     fps: Fraction | None  # the mean; None where the file does not say
     frames: int  # decoded
     complaints: tuple[str, ...]  # of its decoder and demuxer, in order
+    changes: str = ""  # why its frames are not all pictures of one kind, if so: ffmpeg would squeeze the later ones
 
 
 @functools.cache
@@ -117,7 +120,18 @@ def report(said: str) -> Report:
     frames = int(counts[-1]) if counts else 0
     complaints = tuple(text.strip()[:200] for text in COMPLAINT.findall(said))
     shown = Fraction(rate[1]) * (1000 if rate[2] else 1) if rate else None
-    return Report(width, height, shown and exact_rate(shown), frames, complaints)
+    return Report(width, height, shown and exact_rate(shown), frames, complaints, _changes(said, stream))
+
+
+def _changes(said: str, stream: re.Match[str]) -> str:
+    """What changed along the way of a video that began as `stream` says; other colours are nothing to speak of."""
+    first = f"{stream[1]}x{stream[2]}"
+    for why in CHANGED.findall(said):
+        if (size := SIZE.search(why)) and size[0] != first:
+            return f"its picture changes size along the way, from {first} to {size[0]}: cut it there"
+        if "matrix" in why:
+            return "which way up its picture is meant to be seen changes along the way: encode it anew, upright"
+    return ""
 
 
 def exact_rate(shown: Fraction) -> Fraction:

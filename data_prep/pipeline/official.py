@@ -66,13 +66,15 @@ def begin(args: argparse.Namespace, source: Source) -> None:
         folder = args.root
         for option, archive in source.archives:
             setattr(args, option, download(archive, folder))
+    elif not args.root.exists():
+        raise ConfigError(f"--root {args.root}: no such file or folder. {source.by_hand}")
     prepare.begin(args)
 
 
 def run(args: argparse.Namespace, name: str, lists: Lists, source: Source, found: Found | None = None) -> int:
     """Prepare the videos that the lists name; the exit status of the command."""
     found = Found(args.root, source.by_hand) if found is None else found
-    rows, notes = match(args.root, lists, args.allow_missing, found)
+    rows, notes = match(args.root, lists, args.allow_missing, found, source.by_hand)
     present = set(rows.labels())
     listing = Listing(
         name,
@@ -86,8 +88,9 @@ def run(args: argparse.Namespace, name: str, lists: Lists, source: Source, found
     return prepare.run(listing, args)
 
 
-def match(root: Path, lists: Lists, allow_missing: bool, found: Found) -> tuple[Rows, dict[str, object]]:
-    """The items on disk in the order of the list, and notes on what is missing."""
+def match(root: Path, lists: Lists, allow_missing: bool, found: Found, by_hand: str) -> tuple[Rows, dict[str, object]]:
+    """The items on disk in the order of the list, and notes on what is missing. DataError where that is not allowed,
+    or all are."""
     missing, first, wanted = 0, "", 0
 
     def items() -> Iterator[Item]:
@@ -102,10 +105,10 @@ def match(root: Path, lists: Lists, allow_missing: bool, found: Found) -> tuple[
                 yield Item(f"{folder_of(video.label)}/{video.stem}.mp4", path, video.label, video.group, video.parts)
 
     rows = Rows(items(), lists.splits)
-    if missing and not allow_missing:
+    if missing and (not allow_missing or missing == wanted):
         raise DataError(
-            f"{root}: {missing} of the {wanted} videos that the lists name are not there, the first is {first!r}; get "
-            "them, or go on without them with --allow-missing"
+            f"{root}: {missing} of the {wanted} videos that the lists name are not there, the first is {first!r}. "
+            f"{by_hand}" + (". Or go on without them with --allow-missing" if missing < wanted else "")
         )
     notes: dict[str, object] = {"listed": wanted, "missing": missing, "unlisted": len(found) - len(rows)}
     if found.not_utf8:

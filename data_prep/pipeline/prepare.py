@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from data_prep.pipeline import archives, holdout, pack, produce, writer
+from data_prep.pipeline import archives, claim, holdout, pack, produce, writer
 from data_prep.pipeline.database import is_utf8, printable
 from data_prep.pipeline.listing import Listing
 from data_prep.pipeline.transcode import Settings, transcode
@@ -95,19 +95,21 @@ def run(listing: Listing, args: argparse.Namespace) -> int:
     if args.frames != "video":
         listing = pack.listing_of(listing, args.frames)
         make, named = functools.partial(pack.make_packed, make, args.frames), f"{named} {args.frames}"
-    produce.produce(args.out, listing, make, named, args.workers, args.shard, args.executor)
-    if args.shard[1] > 1 and (left := writer.left_to_make(args.out, listing, named)):
-        print(
-            f"{args.out}: shard {args.shard[0]} of {args.shard[1]} is done; {left} of {len(listing.rows)} videos are "
-            "still to be made with these options by other shards, of which the last to end writes the index"
-        )
-        return 0
     more = {"frames": args.frames}
     if args.holdout:
         more |= {"holdout": args.holdout, "holdout_seed": args.holdout_seed}
     if origin := archives.origin_of(args.root):
         more["unpacked_from"] = origin
-    return writer.finish(args.out, listing, named, {**asdict(settings), **more}, args.allow_failures)
+    with claim.claimed(args.out, listing, args.shard):
+        produce.produce(args.out, listing, make, named, args.workers, args.shard, args.executor)
+        if args.shard[1] > 1 and (left := writer.left_to_make(args.out, listing, named)):
+            print(
+                f"{args.out}: shard {args.shard[0]} of {args.shard[1]} is done; {left} of {len(listing.rows)} videos "
+                "are still to be made with these options by other shards, of which the last to end writes the index"
+            )
+            return 0
+        with claim.in_turn(args.out):
+            return writer.finish(args.out, listing, named, {**asdict(settings), **more}, args.allow_failures)
 
 
 def cores() -> int:

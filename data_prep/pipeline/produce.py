@@ -63,11 +63,11 @@ def produce(
     shard: tuple[int, int] = (0, 1),
     executor: str = "processes",
 ) -> None:
-    """Make what is missing of the listing in the folder `out`; of shard (i, n) every n-th video from the i-th on.
+    """Make what is missing of the listing in the folder `out`, which claim.claimed made, and keeps
+    others out of; of shard (i, n) every n-th video from the i-th on.
 
     The journal in `out` says afterwards what became of each. `settings` names all that changes the bytes of a video.
     """
-    begin(out, listing.name if listing.form == "video" else f"{listing.name} {listing.form}")
     journal.load(listing.rows.db, out)
     todo = _todo(listing.rows, shard)
     total = len(range(shard[0], len(listing.rows), shard[1]))
@@ -101,8 +101,9 @@ def _todo(rows: Rows, shard: tuple[int, int]) -> Iterator[Todo]:
         yield rows.item(own), None if identity is None else (identity, size)
 
 
-def begin(out: Path, name: str) -> None:
-    """Make the folder `out`, or accept it if it is a data set of this name, finished or not."""
+def begin(out: Path, listing: Listing) -> None:
+    """Make the folder `out`, or accept it if it is a data set of this name and form, finished or not."""
+    name = listing.name if listing.form == "video" else f"{listing.name} {listing.form}"
     if not is_utf8(str(out.absolute())):
         raise DataError(f"--out {str(out)!r}: its name is not UTF-8; choose another")
     try:

@@ -46,7 +46,7 @@ def run(
     if missing and not args.allow_missing:
         raise DataError(
             f"{args.root}: {len(missing)} of the {len(wanted)} annotated videos are not there, the first is "
-            f"{missing[0]!r}; get them, or go on without them with --allow-missing"
+            f"{missing[0]!r}. {by_hand}. Or go on without them with --allow-missing"
         )
     items = [
         Item(f"{video}.mp4", found[stem], "", parts=(part_of[video],))

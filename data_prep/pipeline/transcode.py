@@ -146,6 +146,8 @@ def _judge(path: Path, seen: Report, announced: int) -> Facts | None:
         return _failed(path, "unreadable", seen.complaints[0] if seen.complaints else "it has no frames")
     if seen.frames > container.MAX_FRAMES:
         return _failed(path, "refused", f"more than {container.MAX_FRAMES} frames")
+    if seen.changes:
+        return _failed(path, "refused", seen.changes, seen.frames)
     first = f"; the first complaint: {seen.complaints[0]}" if seen.complaints else ""
     if seen.complaints and seen.frames < announced:
         return _failed(path, "truncated", f"{seen.frames} of {announced} frames could be decoded{first}", seen.frames)

@@ -54,12 +54,13 @@ def data_prep(monkeypatch, capfd) -> Callable[..., tuple[int, str]]:
 
 @pytest.fixture
 def tree() -> Callable[[Path], dict[str, bytes]]:
-    """All files of a prepared folder and what is in them; the record of the command line and the journal left out."""
+    """All files of a prepared folder and what is in them; command line, journal and who wrote it left out."""
 
     def read(folder: Path) -> dict[str, bytes]:
         files = (p for p in sorted(folder.rglob("*")) if p.is_file())
         left_out = {"provenance.json", ".journal.jsonl"}
-        return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.name not in left_out}
+        files = (p for p in files if p.name not in left_out and not p.name.startswith(".lock"))
+        return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
     return read
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import activitynet, kinetics, thumos14
+from data_prep import kinetics
 from data_prep.pipeline.holdout import choose
 from vidkd.data import index
 
@@ -253,46 +253,6 @@ def test_choice_of_groups():
     assert taken == {"a": 8, "b": 4} or taken == {"a": 12, "b": 4}
     assert chosen_by(0.25, seed=0) == chosen != chosen_by(0.25, seed=1)
     assert chosen_by(0.0, seed=0) == set()
-
-
-@pytest.mark.parametrize(
-    ("name", "fetch"),
-    {
-        "ucf101": "UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip",
-        "hmdb51": "hmdb51_org.rar and test_train_splits.rar from https://serre.lab.brown.edu/hmdb51.html",
-        "jhmdb": "JHMDB_video.zip and splits.zip from http://jhmdb.is.tue.mpg.de",
-        "kinetics": "the csv files from https://github.com/cvdfoundation/kinetics-dataset",
-        "ssv2": "https://www.qualcomm.com/developer/software/something-something-v-2-dataset",
-        "thumos14": "TH14_validation_set_mp4.zip and TH14_Test_set_mp4.zip from https://www.crcv.ucf.edu/THUMOS14",
-        "activitynet": "activity_net.v1-3.min.json from http://activity-net.org/download.html",
-    }.items(),
-)
-def test_what_a_person_has_to_fetch(tmp_path, data_prep, name, fetch):
-    """Asked for what is not there: the files, from where, and the options that name them, with and without lists."""
-    (tmp_path / "empty").mkdir()
-    words = [name, "--root", tmp_path / "empty", "--out", tmp_path / "out"]
-    for options in ([], ["--annotations", tmp_path / "empty"]):
-        if name in ("thumos14", "activitynet") and not options:
-            continue  # they insist on --annotations
-        status, said = data_prep(*words, *options)
-        assert status == 2 and fetch in said and "--root" in said and "--annotations" in said
-
-
-@pytest.mark.parametrize("name", ["thumos14", "activitynet"])
-def test_where_to_get_videos_that_are_listed_only(tmp_path, data_prep, monkeypatch, name):
-    """The lists are there, and no video is."""
-    lists = tmp_path / "lists"
-    lists.mkdir()
-    (tmp_path / "empty").mkdir()
-    for part in ("val", "test"):
-        (lists / f"{part}_Annotation.csv").write_text(f"video,type,start,end\nvideo_{part}_1,A,0,1\n")
-    (lists / "anet.json").write_text(json.dumps({"database": {"v_x": {"subset": "training", "annotations": []}}}))
-    monkeypatch.setattr(thumos14, "check", lambda *_: None)
-    monkeypatch.setattr(activitynet, "EXPECTED", {})
-    annotations = lists / "anet.json" if name == "activitynet" else lists
-    words = [name, "--root", tmp_path / "empty", "--annotations", annotations, "--out", tmp_path / "out"]
-    status, said = data_prep(*words)
-    assert status == 2 and "no videos were found in it. Get " in said and "--root" in said, said
 
 
 def test_a_hold_out_of_nothing_is_said(named_videos, tmp_path, data_prep):

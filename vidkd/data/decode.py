@@ -17,7 +17,16 @@ from torch import Tensor
 
 from vidkd.data import container, features, h264, orientation, packed
 from vidkd.data.container import Header
-from vidkd.data.decoders import REMEDY, Backend, Decord, Facts, TorchCodec, undecodable
+from vidkd.data.decoders import (
+    REMEDY,
+    Backend,
+    Decord,
+    Facts,
+    TorchCodec,
+    changing,
+    kind_of,
+    undecodable,
+)
 from vidkd.data.pyav import PyAV, PyAVStored, pyav_reads_index
 from vidkd.errors import ConfigError, DataError, one_of
 
@@ -173,7 +182,7 @@ def _facts(path: Path, header: Header, decoder: Decoder) -> Facts:
 
 @functools.lru_cache(maxsize=1 << 16)
 def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
-    """Read the packets, and decode the first frame.
+    """Read the packets, and decode the first frames and those that begin a group. DataError where they are not alike.
 
     A picture that is whole only some frames after its "key frame" (intra refresh) is not to be jumped to: decord
     counts from the first one that is, and PyAV's has traces of what was before.
@@ -192,9 +201,13 @@ def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
         container.check_size(path, codec.width, codec.height, backend.stream.frames)
         if kind not in ("mov", "matroska"):  # in AVI and MPEG-TS, times are missing or not a frame's own
             return Facts(kind)
-        packets, whole, name, first = [], True, codec.codec.canonical_name, None
+        packets, whole, name, first, alike = [], True, codec.codec.canonical_name, None, 0
         for packet in backend.container.demux(backend.stream):
-            first = first or _first_of(packet)
+            if alike < 2 or packet.is_keyframe or not packet.size:
+                for frame in _completed_by(packet):
+                    first, alike = first or frame, alike + 1
+                    if kind_of(frame) != kind_of(first):
+                        raise changing(path, kind_of(first), kind_of(frame))
             if packet.size:
                 packets.append((packet.pts, packet.is_keyframe, packet.is_discard))
                 if packet.is_keyframe and name == "h264":
@@ -223,12 +236,12 @@ def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
         backend.close()
 
 
-def _first_of(packet: Any) -> Any | None:
-    """The first frame that the packet completes; None also where it is damaged, which reading will say."""
+def _completed_by(packet: Any) -> list[Any]:
+    """The frames that the packet completes; none also where it is damaged, which reading will say."""
     try:
-        return next(iter(packet.decode()), None)
+        return packet.decode()
     except PyAV.errors:
-        return None
+        return []
 
 
 def _pyav(path: Path, facts: Facts) -> Backend:

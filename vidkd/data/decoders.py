@@ -17,6 +17,7 @@ from vidkd.data.mp4 import Stored
 from vidkd.errors import DataError
 
 NOTHING = torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+FrameKind = tuple[int, int, int]  # width and height as stored, px; degrees by which it is to be turned
 AT_ONCE = 8  # frames that a walk decodes in one call
 REMEDY = "get the file again, or leave it out by preparing the data set anew (python -m data_prep)"
 
@@ -63,6 +64,18 @@ def undecodable(path: Path, decoder: str, error: Exception) -> DataError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     reason = re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", reason)  # decord's time of day and line of C++
     return DataError(f"{path}: {decoder} cannot decode it ({reason[:200]}); {REMEDY}")
+
+
+def kind_of(frame: Any) -> FrameKind:
+    """Of a frame that PyAV decoded."""
+    return frame.width, frame.height, frame.rotation
+
+
+def changing(path: Path, first: FrameKind, other: FrameKind) -> DataError:
+    """A clip has one size and one way up; and of an orientation that lies in the frames themselves, decoders pass on
+    only where it changes."""
+    what = "its picture changes size" if first[:2] != other[:2] else "which way up its picture is to be seen changes"
+    return DataError(f"{path}: {what} along the way; {REMEDY}")
 
 
 def inexact(path: Path, decoder: str) -> DataError:

@@ -32,8 +32,6 @@ if TYPE_CHECKING:  # data_prep reads and writes indexes, in many processes, with
 
     from vidkd.types import Shown
 
-STATUSES = ("ok", "truncated", "unreadable", "refused")
-
 
 @dataclass(frozen=True, slots=True)
 class Clip:

@@ -28,6 +28,7 @@ SCHEMA = {
     "status": pa.string(),  # "ok", "truncated", "unreadable", "refused"
     "reason": pa.string(),  # why not ok
 }
+STATUSES = ("ok", "truncated", "unreadable", "refused")
 PARTS = ("train", "val", "test", "")  # what a column whose name starts with `split` may hold
 MEASURED = ("bytes", "frames", "fps", "width", "height")  # more than 0 of every video that is ok
 LEFT = ("checksum", "group")  # on disk: no training asks for them, and they are nearly half of an index
@@ -113,6 +114,7 @@ class _Checks:
     foreign: set[str | None] = field(default_factory=set)
     outside: str | None = None  # the first path that leads elsewhere
     strange: tuple[str, str, str] | None = None  # the first part of another name: split, path, part
+    unknown: tuple[str, str] | None = None  # the first status of another name: path, status
     names: list[np.ndarray] = field(default_factory=list)  # their hashes
     impossible: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)  # column -> (how many, the first)
 
@@ -125,6 +127,9 @@ class _Checks:
         for split in (name for name in batch.schema.names if name.startswith("split") and self.strange is None):
             found = batch.filter(pc.invert(pc.is_in(batch[split], pa.array(PARTS))))
             self.strange = (split, found["path"][0].as_py(), found[split][0].as_py()) if found.num_rows else None
+        if self.unknown is None:
+            found = batch.filter(pc.invert(pc.is_in(batch["status"], pa.array(STATUSES))))
+            self.unknown = (found["path"][0].as_py(), found["status"][0].as_py()) if found.num_rows else None
         self.names.append(hashes(_names(batch["path"])))
         ok = pc.equal(batch["status"], "ok")
         for name in MEASURED:
@@ -147,6 +152,11 @@ class _Checks:
             split, path, part = self.strange
             right = "parts are train, val and test, or nothing where a video is in none"
             raise DataError(f"{self.root}: the column {split!r} puts {path!r} in part {part!r}; {right}")
+        if self.unknown is not None:  # it would count as failed, and nothing of it be checked
+            path, status = self.unknown
+            raise DataError(
+                f"{self.root}: the status of {path!r} is {status!r}; it should be one of: {', '.join(STATUSES)}"
+            )
         # Different hashes are different names; only of equal ones the names must be looked at.
         if np.unique(np.concatenate(self.names)).size != self.count and self._different_names() != self.count:
             raise DataError(f"{self.root}: the index names some video twice (names are paths without their suffix)")

@@ -18,7 +18,7 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from vidkd.data import container, orientation
-from vidkd.data.decoders import NOTHING, REMEDY, Facts, undecodable
+from vidkd.data.decoders import NOTHING, REMEDY, Facts, FrameKind, changing, kind_of, undecodable
 from vidkd.data.mp4 import Stored
 from vidkd.errors import DataError
 
@@ -41,6 +41,7 @@ class PyAV:
 
     def __init__(self, path: Path, facts: Facts) -> None:
         self.path, self.facts = path, facts
+        self.frame_kind: FrameKind | None = None  # of all its frames
         # It would start a thread for every core, for each frame; before version 17 it had none.
         one_thread = {"threads": 1} if pyav_reads_index() else {}
         self.to_rgb = functools.partial(VideoReformatter().reformat, format=av.VideoFormat("rgb24"), **one_thread)
@@ -90,8 +91,6 @@ class PyAV:
             pixels = self._pixels(frame)
             if n == 0:
                 found = np.empty((len(indices), *pixels.shape), np.uint8)
-            elif pixels.shape != found.shape[1:]:
-                raise DataError(f"{self.path}: its picture changes size along the way; {REMEDY}")
             found[n] = pixels
             n += 1
         return _rgb(torch.from_numpy(found[:n])) if n else NOTHING
@@ -114,10 +113,19 @@ class PyAV:
         wanted = set(indices)
         return (f for i, f in enumerate(itertools.islice(self._from_the_start(), indices[-1] + 1)) if i in wanted)
 
+    def _alike(self, decoding: Iterator[Any]) -> Iterator[Any]:
+        """The same frames; DataError at one that is of another kind than the first."""
+        for frame in decoding:
+            kind = kind_of(frame)
+            self.frame_kind = self.frame_kind or kind
+            if kind != self.frame_kind:
+                raise changing(self.path, self.frame_kind, kind)
+            yield frame
+
     def _from_the_start(self) -> Iterator[Any]:
         again = PyAV(self.path, self.facts)  # seeking back to the start is not exact in every container
         try:
-            yield from again.container.decode(again.stream)
+            yield from self._alike(again.container.decode(again.stream))
         finally:
             again.close()
 
@@ -144,7 +152,7 @@ class PyAV:
     def _from_key(self, time: int) -> Iterator[Any]:
         """All frames from the key frame shown at `time` on."""
         self.container.seek(time, stream=self.stream)
-        return self.container.decode(self.stream)
+        return self._alike(self.container.decode(self.stream))
 
     def _pixels(self, frame: Any) -> np.ndarray:
         """[H, 3 W] uint8, red, green, blue of each pixel, the way up it is meant to be seen; the frame's own memory."""
@@ -206,7 +214,7 @@ class PyAVStored(PyAV):
 
         DataError where a packet does not become the next frame.
         """
-        for number, frame in enumerate(self._decoded_from(time), time):
+        for number, frame in enumerate(self._alike(self._decoded_from(time)), time):
             if frame.pts != number == time:
                 return
             if frame.pts != number:

@@ -1,0 +1,50 @@
+"""Who writes to a prepared folder: one process, or one for each shard of it, on as many machines as there are."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from data_prep.pipeline import produce
+from data_prep.pipeline.listing import Listing
+from vidkd import locks
+from vidkd.errors import ConfigError
+
+
+@contextmanager
+def claimed(out: Path, listing: Listing, shard: tuple[int, int] = (0, 1)) -> Iterator[None]:
+    """Make the folder for the listing, or accept it, and keep other processes out of it, but for those that make other
+    shards. ConfigError where one is in.
+
+    Of a whole run, the others' unfinished files are what a killed run has left; and a journal has one writer.
+    """
+    produce.begin(out, listing)
+    i, n = shard
+    again = "let it end, or stop it, and run the same command again"
+    with ExitStack() as held:
+        lock = held.enter_context((out / ".lock").open("a+", encoding="utf-8"))
+        try:
+            if not locks.locked(lock, shared=n > 1):
+                by_shards = n == 1 and locks.locked(lock, shared=True)
+                who = "processes that make shards of it" if by_shards else locks.holder(lock)
+                raise ConfigError(f"--out {out}: in use by {who}; {again}")
+            if n > 1:
+                own = held.enter_context((out / f".lock-{i}-of-{n}").open("a+", encoding="utf-8"))
+                if not locks.locked(own):
+                    raise ConfigError(f"--out {out}: shard {i} of {n} is in use by {locks.holder(own)}; {again}")
+                lock = own
+            locks.sign(lock)
+        except locks.NoLocks as error:
+            print(f"warning: {error}", file=sys.stderr)
+        yield
+
+
+@contextmanager
+def in_turn(out: Path) -> Iterator[None]:
+    """One process after the other: of shards that end at once, each may find that all is made."""
+    with (out / ".lock-index").open("a+", encoding="utf-8") as lock:
+        try:
+            locks.locked(lock, wait=True)
+        except locks.NoLocks as error:
+            print(f"warning: {error}", file=sys.stderr)
+        yield
