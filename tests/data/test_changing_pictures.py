@@ -16,15 +16,15 @@ TURN = "-c copy -bsf:v h264_metadata=display_orientation=insert:rotate=90 -f h26
 
 
 def changing(path: Path, what: str) -> Path:
-    """20 frames and 20 more of another size, or that are to be turned; or 20 of which the first alone says so."""
-    folder = path.parent
-    first = films.film(folder / "first.h264", STREAM, "128x96", 20)
+    """20 frames and 20 more of another size, or that are to be turned; or 20 of which the first alone says so, or all."""
+    folder, every = path.parent, what == "every frame"  # ffmpeg writes it to key frames alone
+    first = films.film(folder / "first.h264", STREAM.replace("-g 10", "-g 1") if every else STREAM, "128x96", 20)
     if what == "size":
         second = films.film(folder / "second.h264", STREAM, "96x128", 20)
     else:
         second = folder / "second.h264"
         numbered.ffmpeg(["-f", "h264", "-i", str(first), *TURN.split(), str(second)])
-    both = b"" if what == "first frame" else first.read_bytes()
+    both = b"" if what in ("first frame", "every frame") else first.read_bytes()
     (folder / "both.h264").write_bytes(both + second.read_bytes())
     between = folder / "both.ts"  # which gives the frames their times
     numbered.ffmpeg(["-r", "25", "-f", "h264", "-i", str(folder / "both.h264"), "-c", "copy", str(between)])

@@ -44,6 +44,7 @@ def test_turned_and_anamorphic_in_every_form(tmp_path, make_video, data_prep, re
         ("size", "its picture changes size along the way, from 128x96 to 96x128"),
         ("turn", "which way up its picture is meant to be seen changes along the way"),
         ("first frame", "which way up its picture is meant to be seen changes along the way"),
+        ("every frame", "which way up its picture is meant to be seen changes along the way"),  # from what headers say
     ],
 )
 def test_what_changes_midway_is_refused(tmp_path, data_prep, read_rows, what, told, options):
