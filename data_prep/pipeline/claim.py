@@ -39,6 +39,28 @@ def claimed(out: Path, listing: Listing, shard: tuple[int, int] = (0, 1)) -> Ite
         yield
 
 
+def same_rows(out: Path, listing: Listing, shard: tuple[int, int]) -> None:
+    """ConfigError if another of these shards was started with other labels, groups or parts: the last one to end would
+    write its own for all videos, and nobody would know."""
+    (i, n), mine = shard, listing.rows.checksum()
+    own = out / f".rows-{i}-of-{n}"
+    own.write_text(mine)  # first: of two that begin at once, one sees the other
+    for theirs in sorted(out.glob(f".rows-*-of-{n}")):
+        if theirs.read_text() != mine:
+            own.unlink()
+            raise ConfigError(
+                f"--out {out}: shard {theirs.name.split('-')[1]} of {n} has other videos, labels or parts than shard "
+                f"{i}: run all shards with the same options (--holdout, ...) and lists; to begin anew with these, "
+                f"remove {out / '.rows-*'}"
+            )
+
+
+def forget_rows(out: Path) -> None:
+    """The index is written: shards of another time may have other rows."""
+    for path in out.glob(".rows-*"):
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def in_turn(out: Path) -> Iterator[None]:
     """One process after the other: of shards that end at once, each may find that all is made."""

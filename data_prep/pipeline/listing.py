@@ -66,6 +66,13 @@ class Rows:
         path, source, label, group, *parts = values
         return Item(path, name_of(source), label, group, tuple(parts))
 
+    def checksum(self) -> str:
+        """Of the path, label, group and parts of every item, in their order."""
+        said = hashlib.sha256(repr(self.splits).encode())
+        for row in self.db.rows(f"SELECT path, label, {', '.join(['grp', *self.parts])} FROM items ORDER BY position"):
+            said.update(repr(row).encode())
+        return said.hexdigest()
+
     def labels(self) -> tuple[str, ...]:
         """Every label, once, in the order of names."""
         return tuple(label for (label,) in self.db.rows("SELECT DISTINCT label FROM items ORDER BY label"))

@@ -101,6 +101,8 @@ def run(listing: Listing, args: argparse.Namespace) -> int:
     if origin := archives.origin_of(args.root):
         more["unpacked_from"] = origin
     with claim.claimed(args.out, listing, args.shard):
+        if args.shard[1] > 1:
+            claim.same_rows(args.out, listing, args.shard)
         produce.produce(args.out, listing, make, named, args.workers, args.shard, args.executor)
         if args.shard[1] > 1 and (left := writer.left_to_make(args.out, listing, named)):
             print(
@@ -109,7 +111,9 @@ def run(listing: Listing, args: argparse.Namespace) -> int:
             )
             return 0
         with claim.in_turn(args.out):
-            return writer.finish(args.out, listing, named, {**asdict(settings), **more}, args.allow_failures)
+            status = writer.finish(args.out, listing, named, {**asdict(settings), **more}, args.allow_failures)
+            claim.forget_rows(args.out)
+            return status
 
 
 def cores() -> int:

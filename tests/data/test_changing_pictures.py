@@ -16,7 +16,7 @@ TURN = "-c copy -bsf:v h264_metadata=display_orientation=insert:rotate=90 -f h26
 
 
 def changing(path: Path, what: str) -> Path:
-    """20 frames and 20 more of another size, or that are to be turned; or 20 of which the first alone says so, or all."""
+    """20 frames and 20 more of another size, or to be turned; or 20 of which the first alone says so, or every one."""
     folder, every = path.parent, what == "every frame"  # ffmpeg writes it to key frames alone
     first = films.film(folder / "first.h264", STREAM.replace("-g 10", "-g 1") if every else STREAM, "128x96", 20)
     if what == "size":

@@ -81,3 +81,23 @@ def test_a_disk_without_locks_is_said(words, data_prep, monkeypatch):
     monkeypatch.setattr("fcntl.lockf", none)
     status, said = data_prep(*words)
     assert status == 0 and "warning: " in said and "nothing would keep a second process out" in said
+
+
+@pytest.mark.parametrize("other", [("--holdout", 0.5), ("--test-fraction", 0.4), ("--split-seed", 3)])
+def test_shards_with_other_parts_are_refused(tmp_path, make_video, data_prep, read_rows, other):
+    """The last one to end would have written its own parts for all videos, without a word."""
+    for k in range(10):
+        make_video(tmp_path / "in" / "a" / f"{k}.mp4", frames=3)
+    words = ["folder", "--root", tmp_path / "in", "--out", tmp_path / "out"]
+    usual = ["--test-fraction", 0.2]
+    assert data_prep(*words, *usual, "--shard", "0/2")[0] == 0
+    status, said = data_prep(*words, *usual, *other, "--shard", "1/2")
+    assert status == 2 and "shard 0 of 2 has other videos, labels or parts than shard 1" in said, said
+    assert not (tmp_path / "out" / "index.csv").exists()
+    status, said = data_prep(*words, *usual, "--shard", "1/2")
+    assert status == 0, said
+    assert data_prep(*words[:3], "--out", tmp_path / "whole", *usual)[0] == 0
+    assert read_rows(tmp_path / "out") == read_rows(tmp_path / "whole")
+    assert not list((tmp_path / "out").glob(".rows-*"))
+    assert data_prep(*words, *usual, *other, "--shard", "1/2")[0] == 0  # a finished folder, made anew
+    assert data_prep(*words, *usual, *other, "--shard", "0/2")[0] == 0
