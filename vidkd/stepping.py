@@ -36,7 +36,7 @@ def clip(run: Run, trained: Trained, accelerator: Accelerator) -> dict[str, floa
         if accelerator.scaler is not None:
             accelerator.scaler.unscale_(optimizer)
         norms[f"optim/grad_norm_{name}"] = float(nn.utils.get_total_norm(gradients))
-        if section.max_grad_value is not None:
+        if section.max_grad_value is not None and parameters:  # torch takes no empty list, as of who rests in this step
             nn.utils.clip_grad_value_(parameters, section.max_grad_value)
         if section.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(parameters, section.max_grad_norm)
