@@ -44,12 +44,14 @@ def same_rows(out: Path, listing: Listing, shard: tuple[int, int]) -> None:
     write its own for all videos, and nobody would know."""
     (i, n), mine = shard, listing.rows.checksum()
     own = out / f".rows-{i}-of-{n}"
+    before = own.read_text() if own.exists() else None
     own.write_text(mine)  # first: of two that begin at once, one sees the other
-    for theirs in sorted(out.glob(f".rows-*-of-{n}")):
-        if theirs.read_text() != mine:
-            own.unlink()
+    for k in range(n):
+        theirs = out / f".rows-{k}-of-{n}"
+        if theirs.exists() and theirs.read_text() != mine:
+            own.unlink() if before is None else own.write_text(before)
             raise ConfigError(
-                f"--out {out}: shard {theirs.name.split('-')[1]} of {n} has other videos, labels or parts than shard "
+                f"--out {out}: shard {k} of {n} has other videos, labels or parts than shard "
                 f"{i}: run all shards with the same options (--holdout, ...) and lists; to begin anew with these, "
                 f"remove {out / '.rows-*'}"
             )

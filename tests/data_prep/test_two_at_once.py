@@ -94,6 +94,7 @@ def test_shards_with_other_parts_are_refused(tmp_path, make_video, data_prep, re
     status, said = data_prep(*words, *usual, *other, "--shard", "1/2")
     assert status == 2 and "shard 0 of 2 has other videos, labels or parts than shard 1" in said, said
     assert not (tmp_path / "out" / "index.csv").exists()
+    assert data_prep(*words, *usual, *other, "--shard", "1/2")[0] == 2  # still, and shard 0 is as it was
     status, said = data_prep(*words, *usual, "--shard", "1/2")
     assert status == 0, said
     assert data_prep(*words[:3], "--out", tmp_path / "whole", *usual)[0] == 0
