@@ -45,16 +45,23 @@ def same_rows(out: Path, listing: Listing, shard: tuple[int, int]) -> None:
     (i, n), mine = shard, listing.rows.checksum()
     own = out / f".rows-{i}-of-{n}"
     before = own.read_text() if own.exists() else None
-    own.write_text(mine)  # first: of two that begin at once, one sees the other
+    _write(own, mine)  # first: of two that begin at once, one sees the other
     for k in range(n):
         theirs = out / f".rows-{k}-of-{n}"
         if theirs.exists() and theirs.read_text() != mine:
-            own.unlink() if before is None else own.write_text(before)
+            own.unlink() if before is None else _write(own, before)
             raise ConfigError(
                 f"--out {out}: shard {k} of {n} has other videos, labels or parts than shard "
                 f"{i}: run all shards with the same options (--holdout, ...) and lists; to begin anew with these, "
                 f"remove {out / '.rows-*'}"
             )
+
+
+def _write(path: Path, text: str) -> None:
+    """All of it at once: another shard that begins now must not read half of it."""
+    half = path.with_name(f"{path.name}-half")
+    half.write_text(text)
+    half.replace(path)
 
 
 def forget_rows(out: Path) -> None:
