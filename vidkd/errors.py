@@ -45,4 +45,4 @@ def one_of(name: str, allowed: list[str], what: str) -> str:
     """The sentence for an unknown name: what it is not, what it may have meant, what there is."""
     near = difflib.get_close_matches(name, allowed, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"no {what} {name!r}{hint} There are: {', '.join(sorted(allowed))}"
+    return f"no {what} {name!r}{hint} There are: {', '.join(sorted(allowed)) or 'none'}"

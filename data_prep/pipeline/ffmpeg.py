@@ -58,6 +58,7 @@ def version() -> str:
 def source(path: Path, kind: str) -> list[str]:
     """The options to read the video file `path`, of the container `kind`: it, and nothing else, with bounds."""
     bounds = ["-max_pixels", str(container.MAX_PIXELS), "-protocol_whitelist", "file"]
+    bounds += ["-flags", "+unaligned"]  # cut off all that the header says, at the left too
     return [*bounds, "-threads", "1", "-f", kind, "-i", f"file:{path.absolute()}", "-map", "0:V:0"]
 
 

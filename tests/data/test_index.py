@@ -44,6 +44,7 @@ def rewrite(root: Path, column: str, value: object, status: str = "ok") -> None:
         ("classes.txt", None, "classes.txt: cannot be read"),
         ("classes.txt", b"\x80\x81\n", "classes.txt: is not UTF-8 text"),
         ("classes.txt", b"right\nleft\n", "2 label.s. are not in classes.txt: no class 'down'"),
+        ("classes.txt", b"", "label.s. are not in classes.txt: no class .*. There are: none"),
         ("classes.txt", b"right\nright\n", "unique"),
         ("dataset.json", None, "dataset.json: cannot be read"),
         ("dataset.json", b"\x80", "dataset.json: is not UTF-8 text"),

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from av.codec.context import Flags
 from torch import Tensor
 
 from vidkd.data import container, features, h264, orientation, packed
@@ -193,19 +194,21 @@ def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
     Of a film in fragments, torchcodec misses frames near the end where they are stored in another order.
 
     Of several videos in one file both read the largest, PyAV and data_prep the first. Neither mirrors what is meant to
-    be seen mirrored, and decord does not turn what an .mkv says is to be turned.
+    be seen mirrored, and decord does not turn what an .mkv says is to be turned. Their pixels are others of interlaced
+    pictures, of more than 8 bits, and where the header cuts off the left border. VP9 may change its size at any frame.
     """
     backend = PyAV(path, Facts(kind))
     try:
         codec = backend.stream.codec_context
+        codec.flags &= ~Flags.unaligned  # as the other decoders see it
         container.check_size(path, codec.width, codec.height, backend.stream.frames)
         if kind not in ("mov", "matroska"):  # in AVI and MPEG-TS, times are missing or not a frame's own
             return Facts(kind)
-        packets, whole, name, first, alike = [], True, codec.codec.canonical_name, None, 0
+        packets, whole, name, first, alike, usual = [], True, codec.codec.canonical_name, None, 0, True
         for packet in backend.container.demux(backend.stream):
             if alike < 2 or packet.is_keyframe or not packet.size:
                 for frame in _completed_by(packet):
-                    first, alike = first or frame, alike + 1
+                    first, alike, usual = first or frame, alike + 1, usual and _is_usual(frame, codec.width)
                     if kind_of(frame) != kind_of(first):
                         raise changing(path, kind_of(first), kind_of(frame))
             if packet.size:
@@ -221,14 +224,14 @@ def _probe(path: Path, kind: str, _bytes: int, _changed_ns: int) -> Facts:
         in_order = times == sorted(times) and len(times) > 1 and packets[0][1]
         if in_order and codec.has_b_frames:  # the decoder reorders frames, and no packet says so
             return Facts(kind)
-        known = name in ("h264", "vp8", "vp9") and codec.width >= DECORD_MIN_WIDTH_PX
+        known = name in ("h264", "vp8") and codec.width >= DECORD_MIN_WIDTH_PX
         known = known and (matrix is None or kind == "mov")
         in_fragments = kind == "mov" and backend.stream.frames != len(packets)
         return Facts(
             kind,
             timed=True,
-            decord_is_exact=alone and as_meant and in_order and known,
-            torchcodec_is_exact=alone and as_meant and not (in_fragments and times != sorted(times)),
+            decord_is_exact=alone and as_meant and usual and in_order and known,
+            torchcodec_is_exact=alone and as_meant and usual and not (in_fragments and times != sorted(times)),
         )
     except backend.errors as error:
         raise undecodable(path, "pyav", error) from None
@@ -242,6 +245,12 @@ def _completed_by(packet: Any) -> list[Any]:
         return packet.decode()
     except PyAV.errors:
         return []
+
+
+def _is_usual(frame: Any, width_px: int) -> bool:
+    """Whether all decoders make the same pixels of it; `width_px` as its header has it."""
+    eight_bit = all(component.bits == 8 for component in frame.format.components)
+    return eight_bit and not frame.interlaced_frame and frame.width == width_px
 
 
 def _pyav(path: Path, facts: Facts) -> Backend:

@@ -14,6 +14,7 @@ import av
 import av.error
 import numpy as np
 import torch
+from av.codec.context import Flags
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
@@ -57,7 +58,7 @@ class PyAV:
             self.close()
             raise DataError(f"{self.path}: holds no picture, only sound or data")
         self.stream: Any = self.container.streams.video[0]
-        self.stream.codec_context.thread_count = 1
+        _prepare(self.stream.codec_context)
 
     @functools.cached_property
     def times(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -238,12 +239,19 @@ class PyAVStored(PyAV):
 def _decoder(stored: Stored) -> Any:
     """A decoder as the file asks for it, on one thread."""
     codec: Any = av.CodecContext.create("h264", "r")
-    codec.extradata, codec.thread_count = stored.configuration, 1
+    _prepare(codec)
+    codec.extradata = stored.configuration
     codec.options = {"max_pixels": str(container.MAX_PIXELS)}  # the file's header may say less
     if stored.colours:
         codec.color_primaries, codec.color_trc, codec.colorspace, codec.color_range = stored.colours
     codec.open()
     return codec
+
+
+def _prepare(codec: Any) -> None:
+    """One thread, and the whole of what a header cuts off: FFmpeg leaves the left border in unless told otherwise."""
+    codec.thread_count = 1
+    codec.flags |= Flags.unaligned
 
 
 def _rgb(rows: Tensor) -> Tensor:
