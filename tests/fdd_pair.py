@@ -14,7 +14,7 @@ SMALL = ("student.options={}", "teacher.options={}", "teacher.weights=null", "st
 
 
 def decoder(steps=((1, 2, 2), (1, 2, 2)), k_t=1, upsample="subpixel", faithful=True, channels=96, out=3):
-    return fdd.Decoder(channels, 6, out, list(steps), k_t, upsample, faithful)
+    return fdd.Decoder(channels, None, out, list(steps), k_t, upsample, faithful)
 
 
 def made(

@@ -29,6 +29,7 @@ Distance = Literal["gram_batch", "gram", "l1"]
 Upsample = Literal["subpixel", "interp"]
 Grid = tuple[int, int, int]  # t, h, w
 Shape = tuple[int, int, int, int]  # c, t, h, w
+PUBLISHED_WIDTH = 6
 VARIANCE_EPS = 1e-5  # that of batch normalisation
 LAST_LAYER_SCALE = 0.1  # of He's: at full scale the Gram gradient starts at 100 to 100,000 times the label loss's
 
@@ -41,13 +42,17 @@ class Config(MethodSection):
     faithful: bool = False
     distances: tuple[Distance, ...] | None = None  # summed; None: gram_batch if faithful, else gram and l1
     upsample: Upsample = "subpixel"
-    width: Annotated[int, Field(ge=3)] = 6  # channels after the last doubling, where the student's do not divide
+    # Channels after the last doubling, made by a convolution of one position at the entry. None: the student's own are
+    # shared out where that leaves three or more, else 6 as published.
+    width: Annotated[int, Field(ge=3)] | None = None
     doublings: Annotated[int, Field(ge=0)] | None = None  # of the side, at most; None: up to the target's. Not faithful
 
     @model_validator(mode="after")
     def _belongs_together(self) -> "Config":
         if self.faithful and self.doublings is not None:
             raise ValueError("doublings: the faithful decoder goes up to the target's size; set it to null")
+        if self.faithful and self.width is not None:
+            raise ValueError("width: the faithful decoder has the student's channels, or 6; set it to null")
         if self.distances is not None and (not self.distances or len(set(self.distances)) < len(self.distances)):
             raise ValueError(f"distances {list(self.distances)}: name at least one, and each once")
         return self
@@ -126,7 +131,14 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, channels: int, width: int, out: int, steps: list[Grid], k_t: int, upsample: Upsample, faithful: bool
+        self,
+        channels: int,
+        width: int | None,
+        out: int,
+        steps: list[Grid],
+        k_t: int,
+        upsample: Upsample,
+        faithful: bool,
     ) -> None:
         super().__init__()
 
@@ -136,9 +148,10 @@ class Decoder(nn.Module):
         self.steps, self.k_t, self.upsample, self.faithful = steps, k_t, upsample, faithful
         stretch = math.prod(math.prod(step) for step in steps)
         self.entry = nn.Identity()
-        if channels % stretch or channels // stretch < 3:
-            self.entry = nn.Conv3d(channels, width * stretch, 1)
-            channels = width * stretch
+        if width is not None or channels % stretch or channels // stretch < 3:
+            within = (width or PUBLISHED_WIDTH) * stretch
+            self.entry = nn.Conv3d(channels, within, 1)
+            channels = within
         self.before, self.after = nn.ModuleList(), nn.ModuleList()
         for step in steps:
             less = channels // math.prod(step)
