@@ -18,6 +18,8 @@ GOP = 16  # frames from key frame to key frame: the fastest random access for it
 STREAM = re.compile(r"^\[info\] +Stream #0:\d+.*?: Video: .*?, (\d+)x(\d+)(.*)$", re.MULTILINE)
 COVER = "(attached pic)"  # what ffmpeg calls a still picture beside the sound; it is never mapped
 RATE = re.compile(r"([\d.]+)(k?) fps")
+# From the times of frames, where nothing else says it, as in Ogg. One in thousands is no guess, but the clock itself.
+GUESSED_RATE = re.compile(r"([\d.]+)() tbr")
 TURNED = re.compile(r"rotation of -?(90|270)")
 COMPLAINT = re.compile(r"\[(?:error|fatal)\] (.*)")
 NO_PICTURE = "it holds no picture, only sound or data"
@@ -116,7 +118,7 @@ def report(said: str) -> Report:
     width, height = int(stream[1]), int(stream[2])
     if TURNED.search(said):
         width, height = height, width
-    rate = RATE.search(stream[3])
+    rate = RATE.search(stream[3]) or GUESSED_RATE.search(stream[3])
     counts = FRAMES.findall(said)
     frames = int(counts[-1]) if counts else 0
     complaints = tuple(text.strip()[:200] for text in COMPLAINT.findall(said))

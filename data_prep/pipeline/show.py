@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from data_prep.pipeline import verify
 from vidkd.data import index
 from vidkd.data.index import pc
 from vidkd.errors import ConfigError, DataError
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     if args.videos < 1 or args.frames < 1:
         raise ConfigError("--videos and --frames must be 1 or more")
     data = index.read(args.folder)
-    rows = pick(data, args.videos)
+    rows = unchanged(data, pick(data, args.videos))
     try:
         _draw(data, rows, args.frames, args.sheet)
     except (OSError, ValueError) as error:
@@ -48,6 +49,17 @@ def pick(data: index.Index, count: int) -> list[dict[str, Any]]:
     if not turns:
         raise DataError(f"{data.root}: no video in it is ok")
     return data.facts.take(turns[:count]).to_pylist()
+
+
+def unchanged(data: index.Index, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows; DataError where a file is not as long as they say: it would be shown with what is known of another."""
+    for row in rows:
+        if wrong := verify.wrong_with(data.root, row, depth=0):
+            raise DataError(
+                f"{data.root}: {row['path']!r} {wrong}; python -m data_prep verify says what else is not what was "
+                "prepared: bring it back, or prepare the data set again"
+            )
+    return rows
 
 
 def _spread(rows: np.ndarray, count: int) -> list[int]:

@@ -204,7 +204,7 @@ def _samples(data: Index, count: int) -> str:
     from vidkd.data.decode import open_video
 
     boxes = []
-    for row in show.pick(data, count):
+    for row in show.unchanged(data, show.pick(data, count)):
         at = [round(i * (row["frames"] - 1) / (FRAMES - 1)) for i in range(FRAMES)]
         with open_video(data.root / row["path"]) as video:
             frames = video.get(at).permute(0, 2, 3, 1).numpy()

@@ -14,6 +14,8 @@ from data_prep.pipeline.produce import checksum_of
 from vidkd.data import container, index
 from vidkd.errors import DataError
 
+DECODED = ("frames", "fps", "width", "height")
+FPS_ERROR = 0.01  # of a frame rate: programs round it to two digits, and tell the mean of what varies in two ways
 SHOWN = 20
 TIMEOUT_S = 600.0
 
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     bad, good, skipped = 0, 0, 0
     # Threads suffice: hashing and waiting for ffmpeg both leave the interpreter free.
     with ThreadPoolExecutor(max(1, args.workers)) as pool, tqdm(total=len(data), disable=None) as bar:
-        for batch in data.batches("path", "bytes", "checksum", "frames", "status"):
+        for batch in data.batches("path", "bytes", "checksum", *DECODED, "status"):
             rows = [row for row in batch.to_pylist() if row["status"] == "ok"]
             skipped += batch.num_rows - len(rows)
             bar.update(batch.num_rows - len(rows))
@@ -57,9 +59,13 @@ def wrong_with(root: Path, row: dict[str, Any], depth: int) -> str:
         if depth >= 1 and checksum_of(path) != row["checksum"]:
             return "its content has changed: the checksum differs"
         if depth >= 2:
-            frames = _decoded(path)
+            frames, fps, *size = _decoded(path)
             if frames != row["frames"]:
                 return f"{frames} frames can be decoded instead of {row['frames']}"
+            if size != [row["width"], row["height"]]:
+                return f"is {size[0]}x{size[1]} px instead of {row['width']}x{row['height']}"
+            if fps and abs(fps - row["fps"]) > max(FPS_ERROR, FPS_ERROR * row["fps"]):
+                return f"has {fps:.5g} frames a second instead of {row['fps']:.5g}"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     except (FfmpegError, DataError) as error:
@@ -67,11 +73,12 @@ def wrong_with(root: Path, row: dict[str, Any], depth: int) -> str:
     return ""
 
 
-def _decoded(path: Path) -> int:
-    """How many frames can be decoded, by decoding them."""
+def _decoded(path: Path) -> tuple[int, float, int, int]:
+    """(frames, frames a second or 0 if it does not say, width, height), by decoding all of it."""
     if container.inspect(path).kind not in ("packed", "features"):
-        return ffmpeg.read(path, "mov", TIMEOUT_S).frames
+        seen = ffmpeg.read(path, "mov", TIMEOUT_S)
+        return seen.frames, float(seen.fps or 0), seen.width, seen.height
     from vidkd.data.decode import open_video  # imports torch
 
     with open_video(path) as video:
-        return sum(1 for _ in video.walk(range(video.frames)))
+        return sum(1 for _ in video.walk(range(video.frames))), video.fps, video.width, video.height

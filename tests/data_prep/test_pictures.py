@@ -57,3 +57,15 @@ def test_what_changes_midway_is_refused(tmp_path, data_prep, read_rows, what, to
     assert status == 2 and said.count(told) == 2, said
     assert {row["status"] for row in read_rows(tmp_path / "out").values()} == {"refused"}
     assert not [path for path in (tmp_path / "out" / "a").iterdir() if path.is_file()]
+
+
+def test_the_rate_of_a_container_that_gives_no_mean(tmp_path, data_prep, read_rows):
+    """Ogg has only the times of frames; 25 a second would be a film that is slower than its source."""
+    path = tmp_path / "in" / "a" / "film.ogv"
+    path.parent.mkdir(parents=True)
+    film = ["-f", "lavfi", "-i", "testsrc2=size=200x120:rate=30", "-frames:v", "30", "-c:v", "libtheora"]
+    ffmpeg.run([*film, f"file:{path}"], 60)
+    status, said = data_prep("folder", "--root", tmp_path / "in", "--out", tmp_path / "out", "--test-fraction", 0)
+    assert status == 0, said
+    row = read_rows(tmp_path / "out")["a/film.mp4"]
+    assert (row["frames"], row["fps"], row["reason"]) == (30, 30, "")

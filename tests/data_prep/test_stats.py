@@ -77,6 +77,17 @@ def test_a_set_without_a_usable_video(tmp_path, videos, data_prep):
     assert "it is empty" in (tmp_path / "out/stats.html").read_text()
 
 
+def test_a_video_that_was_replaced_is_not_shown_as_what_it_was(tmp_path, videos, data_prep, make_video):
+    out = tmp_path / "out"
+    assert data_prep("folder", "--root", videos, "--out", out, "--test-fraction", 0)[0] == 0
+    path = index.read(out).facts["path"][0].as_py()
+    make_video(out / path, frames=50)
+    for words in (["stats", out], ["show", out, "--sheet", tmp_path / "sheet.png"]):
+        status, said = data_prep(*words)
+        assert status == 2 and f"{path!r} has " in said and "bytes instead of" in said, said
+    assert not (out / "stats.html").exists() and not (tmp_path / "sheet.png").exists()
+
+
 def test_samples_are_spread_over_a_class():
     rows = [{"label": "ab"[i // 60], "path": str(i), "status": "ok"} for i in range(70)]
     data = index.Index(Path("."), pa.Table.from_pylist(rows), ("a", "b"), {})
