@@ -43,9 +43,12 @@ def pick(data: index.Index, count: int) -> list[dict[str, Any]]:
     usable = np.flatnonzero(pc.equal(data.facts["status"], "ok"))
     known = pa.array([*data.classes, ""])
     codes = pc.index_in(data.facts["label"], value_set=known).to_numpy()[usable]
-    per_class = -(-count // max(len(np.unique(codes)), 1))
-    picked = [_spread(usable[codes == code], per_class) for code in range(len(known))]
-    turns = [rows[turn] for turn in range(per_class) for rows in picked if turn < len(rows)]
+    of_class = [usable[codes == code] for code in range(len(known))]
+    share = -(-count // max(len(np.unique(codes)), 1))
+    while sum(min(share, len(rows)) for rows in of_class) < min(count, len(usable)):  # small classes leave room
+        share += 1
+    picked = [_spread(rows, share) for rows in of_class]
+    turns = [rows[turn] for turn in range(share) for rows in picked if turn < len(rows)]
     if not turns:
         raise DataError(f"{data.root}: no video in it is ok")
     return data.facts.take(turns[:count]).to_pylist()

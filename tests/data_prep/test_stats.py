@@ -93,6 +93,8 @@ def test_samples_are_spread_over_a_class():
     data = index.Index(Path("."), pa.Table.from_pylist(rows), ("a", "b"), {})
     assert [row["path"] for row in show.pick(data, 6)] == ["0", "60", "20", "63", "40", "66"]
     assert len(show.pick(data, 1000)) == 70
+    picked = [row["label"] for row in show.pick(data, 30)]
+    assert (picked.count("a"), picked.count("b")) == (20, 10)  # what b has not got, a has
 
 
 def test_what_is_too_long_beside_the_frames_ends_in_an_ellipsis():
