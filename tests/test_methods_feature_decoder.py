@@ -22,6 +22,16 @@ def test_fewer_doublings_draw_a_smaller_picture():
     assert made()[0].methods[0].decoders["per_frame"].steps == [(1, 2, 2)] * 2
 
 
+def test_a_width_holds_also_where_the_student_s_channels_could_be_shared_out():
+    def drawn_from(*overrides):
+        trainee, *_ = made("doublings: 1", *overrides)
+        decoder = trainee.methods[0].decoders["per_frame"]
+        return decoder.last.in_channels, isinstance(decoder.entry, torch.nn.Identity)
+
+    assert drawn_from() == (4, True)  # of 16 channels, a quarter after one doubling
+    assert drawn_from("width: 3") == (3, False)
+
+
 @pytest.mark.parametrize("form", ["per_frame", "spatiotemporal", "both"])
 @pytest.mark.parametrize("target", ["clip", "teacher_shallow"])
 @pytest.mark.parametrize("faithful", ["true", "false"])
@@ -150,6 +160,7 @@ def test_shipped_decoders_cost_less_in_training_than_their_teacher(path):
         ("target: teacher_shallow, teacher_tap: step_logit", "no tap 'step_logit'"),
         ("width: 2", "greater than or equal to 3"),
         ("faithful: true, doublings: 1", "goes up to the target's size"),
+        ("faithful: true, width: 6", "has the student's channels, or 6; set it to null"),
     ],
 )
 def test_mistakes_are_named(section, message):
